@@ -1,0 +1,134 @@
+"""The composition root: everything a worker consists of is made and joined here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from typing import Any
+
+import faust
+from faust.sensors.monitor import Monitor
+
+from agents import topics, transport
+from agents.metrics import Metrics
+from agents.ownership import Fail, Ownership
+from agents.partitions import Batch, Engine, Routes
+from agents.settings import Settings
+
+_GENERATION_POLL_SECONDS = 0.02
+
+Agent = Callable[[AsyncIterable[Batch]], AsyncIterator[Batch]]
+
+
+class App(faust.App):
+    """Faust's app with what belongs to a worker. Build it with `build_app`."""
+
+    settings: Settings
+    metrics: Metrics
+    ownership: Ownership
+    roles: Mapping[str, str]
+
+    def _create_directories(self) -> None:
+        """Keep nothing on disk: state is in Kafka."""
+
+
+class QuietMonitor(Monitor):
+    """Faust's sensor without sensing: what it would cost per message buys nothing here."""
+
+    def on_message_in(self, tp: Any, offset: int, message: Any) -> None:
+        """Nothing."""
+
+    def on_stream_event_in(self, tp: Any, offset: int, stream: Any, event: Any) -> None:
+        """Nothing."""
+
+    def on_stream_event_out(self, tp: Any, offset: int, stream: Any, event: Any, state: Any = None) -> None:
+        """Nothing."""
+
+    def on_message_out(self, tp: Any, offset: int, message: Any) -> None:
+        """Nothing."""
+
+    def on_topic_buffer_full(self, tp: Any) -> None:
+        """Nothing."""
+
+    def on_tp_commit(self, tp_offsets: Any) -> None:
+        """Nothing."""
+
+    def track_tp_end_offset(self, tp: Any, offset: int) -> None:
+        """Nothing."""
+
+
+def batch_agent(process: Callable[[Batch], Any]) -> Agent:
+    """An agent that processes the batches of its stream one after another, and yields each when it is begun."""
+
+    async def agent(batches: AsyncIterable[Batch]) -> AsyncIterator[Batch]:
+        async for batch in batches:
+            await process(batch)
+            yield batch
+
+    return agent
+
+
+def build_app(settings: Settings, engine: Engine, fail: Fail) -> App:
+    """Build the app of one worker; nothing is connected before it is started.
+
+    `fail(what, error)` is called once something is beyond repair, and should end the process.
+    """
+    transport.register()
+    metrics = Metrics()
+    routes = Routes(settings.prefix, settings.partitions, topics.BY_CUSTOMER)
+    app = App(settings.group, **_faust_settings(settings))
+    app.settings, app.metrics = settings, metrics
+    app.ownership = Ownership(settings, engine, routes, metrics, fail)
+    app.roles = {routes.topic(role): role for role in topics.READ_IN_BATCHES}
+    for name, role in app.roles.items():
+        topic = app.topic(
+            name, key_type=bytes, value_serializer="raw", acks=False, partitions=settings.partitions
+        )
+        app.agent(topic, name=role)(batch_agent(app.ownership.process))
+    _follow_group(app)
+    return app
+
+
+def _faust_settings(settings: Settings) -> dict[str, Any]:
+    """Faust's settings; those not named by a setting of ours are what the transport relies on."""
+    return {
+        "broker": list(transport.broker_urls(settings.bootstrap)),
+        "Monitor": QuietMonitor,
+        "broker_commit_interval": 60.0,
+        "broker_session_timeout": settings.session_timeout_seconds,
+        "broker_heartbeat_interval": settings.heartbeat_seconds,
+        "broker_rebalance_timeout": settings.rebalance_timeout_seconds,
+        "broker_request_timeout": max(20.0, settings.session_timeout_seconds),
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_max_fetch_size": settings.fetch_bytes,
+        "cython_optimizations": True,
+        "producer_acks": -1,
+        "producer_linger": 0,
+        "producer_max_batch_size": 131_072,
+        "stream_wait_empty": True,
+        # Stand-by replicas of tables there are none of: with them Faust uses its own assignor, which puts
+        # partition n of all topics on one worker and leaves it there.
+        "table_standby_replicas": 1,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "web_enabled": False,
+        "web_host": settings.web_host,
+        "web_port": settings.web_port or 6066,
+    }
+
+
+def _follow_group(app: App) -> None:
+    """Restore state when the group has assigned partitions, before records flow."""
+
+    async def restore(sender: Any, **_: Any) -> None:  # noqa: ARG001 - the signal's signature
+        generation = app.consumer_generation_id
+        try:
+            ready = await app.ownership.take_over(app.consumer.assignment(), app.roles)
+        except Exception as error:
+            app.ownership.fail("taking partitions over", error)
+            raise
+        while not ready and app.consumer_generation_id == generation and not app.should_stop:
+            # Faust would let records flow: the partitions are gone, and the group is still at it.
+            await asyncio.sleep(_GENERATION_POLL_SECONDS)
+
+    app.on_rebalance_complete.connect(restore)

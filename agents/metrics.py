@@ -1,0 +1,141 @@
+"""The worker's metrics: plain numbers while it works, Prometheus families when somebody scrapes.
+
+Nothing on the hot path touches the Prometheus client: a counter is an integer in a dict, a histogram a list of
+integers. `Metrics.collect` makes the families, so that `MetricsCollector` can be registered like any other.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "signals": ("Signals read, by type and what became of them", ("type", "result")),
+    "decisions": ("Decisions made", ("action", "channel", "trigger", "control")),
+    "rejects": ("Records not accepted", ("topic", "code")),
+    "outcomes": ("Outcomes read, by type and what became of them", ("type", "result")),
+    "suppressed": ("Candidates left out, by the stage that did", ("stage",)),
+    "learning_examples": ("Labelled examples written for the learners", ("model",)),
+}
+"""Counters by the names the engine uses for them: help and label names."""
+GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "profiles": ("Profiles in the state table", ("partition",)),
+    "timers_pending": ("Customers waiting to be woken", ("partition",)),
+    "consumer_lag": ("Records not yet begun", ("topic", "partition")),
+    "recovery_seconds": ("Time the last takeover of partitions took", ()),
+}
+MAX_SERIES = 1_000
+"""Label combinations per counter; beyond them, everything is counted under `other`."""
+DECISION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+STAGE_BUCKETS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+STAGES = ("handle", "remember", "publish")
+"""`handle`: one record in the engine. `remember`, `publish`: one batch until its state, its outputs are safe."""
+
+Gauges = Mapping[str, Mapping[tuple[str, ...], float]]
+
+
+class Histogram:
+    """Counts of values in seconds by upper bound; the last count is of what exceeds them all."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one value; a clock that ran backwards counts as no time."""
+        seconds = max(seconds, 0.0)
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as Prometheus wants them."""
+        cumulated, running = [], 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            cumulated.append((bound, float(running)))
+        return cumulated
+
+
+class Metrics:
+    """Everything one worker counts. `gauges`: asked at every scrape for what is current."""
+
+    def __init__(self, gauges: Callable[[], Gauges] = dict) -> None:
+        self.gauges = gauges
+        self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in COUNTERS}
+        self._decisions = Histogram(DECISION_BUCKETS)
+        self._stages = {stage: Histogram(STAGE_BUCKETS) for stage in STAGES}
+
+    def add(self, counts: Mapping[tuple[str, ...], int]) -> None:
+        """Add what the engine counted: (counter name, label values …) → how often. KeyError: no such counter."""
+        for (name, *labels), count in counts.items():
+            series = self._counts[name]
+            key = tuple(labels)
+            if key not in series and len(series) >= MAX_SERIES:
+                key = ("other",) * len(key)
+            series[key] = series.get(key, 0) + count
+
+    def count(self, name: str, *labels: str) -> int:
+        """The present value of a counter."""
+        return self._counts[name].get(labels, 0)
+
+    def observe_decision(self, seconds: float) -> None:
+        """Note the time from a signal's broker timestamp to the acknowledgement of its decision."""
+        self._decisions.observe(seconds)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Note how long a stage took; KeyError when it is none of `STAGES`."""
+        self._stages[stage].observe(seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        """The Prometheus families of this moment."""
+        for name, (text, labels) in COUNTERS.items():
+            counter = CounterMetricFamily(f"batuta_{name}", text, labels=labels)
+            for values, count in list(self._counts[name].items()):
+                counter.add_metric(values, count)
+            yield counter
+        yield self._histogram("decision_seconds", "From a signal's timestamp to its decision", {(): self._decisions})
+        stages = {(stage,): histogram for stage, histogram in self._stages.items()}
+        yield self._histogram("stage_seconds", "Time spent in each stage", stages, ("stage",))
+        current = self.gauges()
+        for name, (text, labels) in GAUGES.items():
+            gauge = GaugeMetricFamily(f"batuta_{name}", text, labels=labels)
+            for values, value in current.get(name, {}).items():
+                gauge.add_metric(values, value)
+            yield gauge
+        build = GaugeMetricFamily("batuta_build_info", "Version of the engine", labels=("version", "python"))
+        build.add_metric((version("batuta"), platform.python_version()), 1)
+        yield build
+
+    @staticmethod
+    def _histogram(
+        name: str, text: str, series: Mapping[tuple[str, ...], Histogram], labels: tuple[str, ...] = ()
+    ) -> Metric:
+        family = HistogramMetricFamily(f"batuta_{name}", text, labels=labels)
+        for values, histogram in series.items():
+            family.add_metric(values, histogram.buckets(), histogram.total)
+        return family
+
+
+class MetricsCollector(Collector):
+    """Hands `Metrics` to a Prometheus registry."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of this moment."""
+        return self._metrics.collect()
+
+
+def exposition(metrics: Metrics) -> bytes:
+    """The metrics as Prometheus text."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(MetricsCollector(metrics))
+    return generate_latest(registry)

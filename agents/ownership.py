@@ -1,0 +1,366 @@
+"""Which partitions this worker owns: taking them over, working on them, handing them over.
+
+The group's life, seen from here:
+
+    assigned → `take_over`: restore the tables (or keep them, when nobody wrote to their changelogs since)
+             → `open`: read on from the committed offsets
+             → `process`, commits and timers, until
+    revoked  → `hand_over`: finish what is at work, commit, keep the tables for the case that they come back
+
+Whatever goes wrong ends the process through `fail`; the restart replays from the committed offsets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from time import monotonic, time
+from typing import Any, Protocol
+
+from agents import journal
+from agents.journal import KIND_HEADER, Journal, Ousted, Restored, Sender
+from agents.metrics import Gauges, Metrics
+from agents.offsets import Offsets, TopicPartition
+from agents.partitions import Batch, Engine, Partition, Routes
+from agents.settings import Settings
+from agents.tables import Changelog, Table, changelogs
+
+log = logging.getLogger("batuta")
+
+TICK_SECONDS = 0.05
+TICKS_AT_ONCE = 500
+WATCH_SECONDS = 0.5
+
+Fail = Callable[[str, BaseException], None]
+
+
+class Cluster(Protocol):
+    """What is needed of Kafka."""
+
+    @property
+    def changelog_sender(self) -> Sender:
+        """Producer for the changelogs."""
+        ...
+
+    @property
+    def output_sender(self) -> Sender:
+        """Producer for everything else."""
+        ...
+
+    def reader(self) -> AbstractAsyncContextManager[Any]:
+        """A started AIOKafkaConsumer that belongs to no group."""
+        ...
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Offset after the last record of each partition."""
+        ...
+
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Commit offsets; False when the group has rebalanced meanwhile."""
+        ...
+
+    def highwater(self, at: TopicPartition) -> int | None:
+        """Offset after the last record, as far as the fetches so far have told."""
+        ...
+
+    def silence(self) -> float:
+        """Seconds since the group's coordinator last answered this worker."""
+        ...
+
+
+class Ownership:
+    """The partitions of one worker. All methods belong to one event loop."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, routes: Routes, metrics: Metrics, fail: Fail
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.stage = "joining the group"
+        """What the worker is doing, for people; `serving` when it works."""
+        self.incarnation = 0
+        """Counts the times partitions were taken away; tells work of before from work of after."""
+        self._engine = engine
+        self._routes = routes
+        self.fail = fail
+        self._offsets = Offsets()
+        self._roles: dict[str, str] = {}
+        self._partitions: dict[int, Partition] = {}
+        self._in_flight = 0
+        self._moved = asyncio.Event()
+        self._moved_at = monotonic()
+        self._takeover: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._commit_lock = asyncio.Lock()
+        self._recovery_seconds: float | None = None
+        metrics.gauges = self.gauges
+
+    @property
+    def serving(self) -> bool:
+        """Whether batches are accepted."""
+        return self.stage == "serving"
+
+    def start(self, cluster: Cluster) -> None:
+        """Begin the work that does not wait for records: commits, timers, and the watch over progress."""
+        self._cluster = cluster
+        loop = asyncio.get_running_loop()
+        for work in (self._commit_regularly, self._tick, self._watch):
+            task = loop.create_task(work(), name=work.__name__)
+            task.add_done_callback(self._on_task_end)
+            self._tasks.append(task)
+
+    async def stop(self) -> None:
+        """Hand everything over and stop the work in the background."""
+        await self.hand_over()
+        self.stage = "stopped"
+        for task in self._tasks:
+            task.cancel()
+
+    # --- Taking over ---
+
+    async def take_over(self, assigned: Collection[TopicPartition], roles: Mapping[str, str]) -> bool:
+        """Make the tables of assigned partitions ready; False when they were revoked meanwhile.
+
+        `roles`: full topic name → role, of all topics that must be assigned together.
+        """
+        started, incarnation = monotonic(), self.incarnation
+        self.stage = "restoring state"
+        self._roles = dict(roles)
+        numbers = copartitioned(assigned, roles)
+        self._takeover = asyncio.get_running_loop().create_task(self._restore(numbers))
+        try:
+            await self._takeover
+        except asyncio.CancelledError:
+            if incarnation == self.incarnation:
+                raise
+            return False
+        finally:
+            self._takeover = None
+        self._recovery_seconds = monotonic() - started
+        self.stage = "seeking committed offsets"
+        return True
+
+    async def _restore(self, numbers: Collection[int]) -> None:
+        kept = await self._unchanged(numbers)
+        self._partitions = {number: self._partitions[number] for number in kept}
+        fresh = {number: changelogs(self._engine.tables) for number in numbers if number not in kept}
+        if fresh:
+            restored = await self._read_changelogs({number: logs for number, (_, logs) in fresh.items()})
+            for number, (tables, logs) in fresh.items():
+                self._partitions[number] = self._partition(number, tables, logs, restored[number])
+            gc.freeze()
+
+    async def _unchanged(self, numbers: Collection[int]) -> set[int]:
+        """Those of the partitions owned last whose changelogs end where this worker left them."""
+        left = {number: self._partitions[number].journal.ends() for number in self._partitions if number in numbers}
+        known = [at for ends in left.values() for at in ends]
+        found = await self._cluster.end_offsets(known) if known else {}
+        return {number for number, ends in left.items() if all(found[at] == end for at, end in ends.items())}
+
+    async def _read_changelogs(self, partitions: Mapping[int, Sequence[Changelog]]) -> dict[int, Restored]:
+        async with self._cluster.reader() as consumer:
+            return await journal.take_over(
+                consumer, self._cluster.changelog_sender, self.settings.name, partitions, self._names()
+            )
+
+    def _names(self) -> dict[str, str]:
+        roles = dict.fromkeys(spec.changelog for spec in self._engine.tables)
+        return {role: self._routes.topic(role) for role in roles}
+
+    def _partition(
+        self, number: int, tables: Mapping[str, Table[Any]], logs: Sequence[Changelog], restored: Restored
+    ) -> Partition:
+        sender, positions = self._cluster.changelog_sender, restored.positions
+        writer = Journal(sender, number, restored.epoch, logs, self._names(), positions, self._read_range)
+        partition = Partition(
+            number,
+            self._engine,
+            tables,
+            writer,
+            self._cluster.output_sender,
+            self._routes,
+            self._offsets,
+            self.metrics,
+            self.check,
+            self._on_done,
+            self.fail,
+        )
+        partition.schedule_stored()
+        return partition
+
+    async def _read_range(self, at: TopicPartition, start: int, end: int) -> list[Any]:
+        async with self._cluster.reader() as consumer:
+            return await journal.read_range(consumer, at, start, end)
+
+    def open(self, start: Mapping[TopicPartition, int], incarnation: int) -> bool:
+        """Begin to work from these offsets; False when the partitions were revoked meanwhile."""
+        if incarnation != self.incarnation or self.stage != "seeking committed offsets":
+            return False
+        self._offsets.open(start)
+        for at, offset in start.items():
+            self._partitions[at.partition].committed[self._roles[at.topic]] = offset
+        for partition in self._partitions.values():
+            partition.start()
+        self._moved_at = monotonic()
+        self.stage = "serving"
+        numbers = ", ".join(map(str, sorted(self._partitions))) or "none"
+        log.info("Serving partitions %s; restored in %.1f s", numbers, self._recovery_seconds or 0.0)
+        return True
+
+    # --- Working ---
+
+    async def room(self) -> None:
+        """Wait until another batch may be begun, or the partitions are gone."""
+        incarnation = self.incarnation
+        while self._in_flight >= self.settings.batches_in_flight and incarnation == self.incarnation:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def deliver(self) -> None:
+        """Note that a batch is on its way to `process`."""
+        if not self._in_flight:
+            self._moved_at = monotonic()
+        self._in_flight += 1
+
+    async def process(self, batch: Batch) -> None:
+        """Handle one batch. One of an earlier assignment is left to whoever owns the partition."""
+        partition = self._partitions.get(batch.at.partition)
+        if partition is not None and batch.incarnation == self.incarnation and self.serving:
+            await partition.process(batch)
+
+    def check(self) -> None:
+        """Raise `Ousted` when the group may have given this worker up."""
+        silence = self._cluster.silence()
+        if silence > self.settings.session_timeout_seconds:
+            raise Ousted(f"no heartbeat was answered for {silence:.1f} s; another worker may own the partitions")
+
+    def _on_done(self) -> None:
+        self._in_flight -= 1
+        self._moved_at = monotonic()
+        self._moved.set()
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.commit_interval_seconds)
+            if self.serving:
+                await self.commit()
+
+    async def commit(self) -> None:
+        """Commit what is done and not committed."""
+        async with self._commit_lock:
+            offsets = self._offsets.committable()
+            if offsets and await self._cluster.commit_offsets(offsets):
+                self._offsets.commit(offsets)
+                for at, offset in offsets.items():
+                    if at.partition in self._partitions:
+                        self._partitions[at.partition].committed[self._roles[at.topic]] = offset
+
+    async def _tick(self) -> None:
+        """Wake the customers that are due, by a message to their partition."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now_ms = int(time() * 1000)
+            for partition in list(self._partitions.values()):
+                if self.serving and (woken := partition.timers.pop_due(now_ms, TICKS_AT_ONCE)):
+                    await self._wake(partition.number, woken, now_ms)
+
+    async def _wake(self, number: int, customers: Sequence[str], now_ms: int) -> None:
+        self.check()
+        topic, sender = self._routes.topic("customers"), self._cluster.output_sender
+        headers = [(KIND_HEADER, b"tick")]
+        sent = [await sender.send(topic, None, key.encode(), number, now_ms, headers) for key in customers]
+        for future in sent:
+            await future
+
+    async def _watch(self) -> None:
+        """End the worker when the group has given it up, or when what it works on does not get done."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self.serving:
+                self.check()
+            if (reason := self.stalled()) is not None:
+                raise TimeoutError(reason)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(task.get_name(), error)
+
+    # --- Handing over ---
+
+    async def hand_over(self) -> None:
+        """Finish what is at work, commit it, and stop; the tables are kept in case the partitions come back."""
+        was_serving, self.stage = self.serving, "rebalancing"
+        self.incarnation += 1
+        self._moved.set()
+        if self._takeover is not None:
+            self._takeover.cancel()
+        for partition in self._partitions.values():
+            partition.close()
+        if was_serving:
+            await self._finish()
+        for partition in self._partitions.values():
+            partition.stop()
+        self._offsets.close(self._offsets.opened())
+        self._in_flight = 0
+
+    async def _finish(self) -> None:
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                while self._offsets.pending():
+                    self._moved.clear()
+                    await self._moved.wait()
+                await self.commit()
+        except TimeoutError as error:
+            waited = f"{self.settings.drain_seconds:.0f} s"
+            self.fail(f"{self._offsets.pending()} batches could not be finished and committed in {waited}", error)
+
+    # --- Looking in ---
+
+    def numbers(self) -> list[int]:
+        """The partitions being served."""
+        return sorted(self._partitions) if self.serving else []
+
+    def stalled(self) -> str | None:
+        """Why this worker makes no progress; None when it does, or has nothing to do."""
+        idle = monotonic() - self._moved_at
+        if self.serving and self._in_flight and idle > self.settings.stall_seconds:
+            return f"{self._in_flight} batches at work, none done for {idle:.0f} s"
+        return None
+
+    def partition(self, number: int) -> Partition | None:
+        """A partition being served; None when it is not served here."""
+        return self._partitions.get(number) if self.serving else None
+
+    def gauges(self) -> Gauges:
+        """What is current, for the metrics."""
+        lag: dict[tuple[str, ...], float] = {}
+        for at in self._offsets.opened():
+            end = self._cluster.highwater(at)
+            if end is not None:
+                lag[at.topic, str(at.partition)] = max(0, end - self._offsets.next_offset(at))
+        owned = {(str(number),): partition for number, partition in self._partitions.items()}
+        return {
+            "profiles": {key: len(each.tables["profiles"]) for key, each in owned.items() if "profiles" in each.tables},
+            "timers_pending": {key: len(each.timers) for key, each in owned.items()},
+            "consumer_lag": lag,
+            "recovery_seconds": {} if self._recovery_seconds is None else {(): self._recovery_seconds},
+        }
+
+
+def copartitioned(assigned: Collection[TopicPartition], roles: Mapping[str, str]) -> set[int]:
+    """The numbers of assigned partitions. ValueError when one number is assigned for some topics only."""
+    by_number: dict[int, set[str]] = {}
+    for at in assigned:
+        if at.topic in roles:
+            by_number.setdefault(at.partition, set()).add(at.topic)
+    torn = {number: sorted(roles.keys() - topics) for number, topics in by_number.items() if topics != set(roles)}
+    if torn:
+        number, missing = min(torn.items())
+        raise ValueError(
+            f"partition {number} was assigned without {', '.join(missing)}; all topics keyed by customer need the same "
+            "number of partitions, and all workers of a group must run the same version: stop them all, then start them"
+        )
+    return set(by_number)

@@ -1,0 +1,226 @@
+"""One partition at work: its records in order, and the order in which their effects become safe.
+
+    handle all records of a batch  →  changelog records, acknowledged  →  outputs, acknowledged  →  batch done
+
+A decision goes out only when the state that remembers it is safe: after a crash in between, the redelivered
+signal finds its decision in the profile and sends the same bytes again, instead of deciding anew with a newer
+model. The price is one more broker round trip before a decision leaves. Batches overlap: while one waits for
+the broker, the next is handled; each of the two waits is passed in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter, time
+from typing import Any, NamedTuple, TypeVar
+
+from agents.journal import Journal, Sender
+from agents.metrics import Metrics
+from agents.offsets import Offsets, Span, TopicPartition
+from agents.tables import Table, TableSpec
+from agents.timers import Timers
+from engine.murmur import partition_of
+from engine.record import Effects, Output, Record
+
+State = TypeVar("State")
+
+SLICE_SECONDS = 0.004
+"""How long records are handled before others get their turn on the event loop."""
+
+
+class Engine(NamedTuple):
+    """What the worker runs. `handle(record, state)` is pure and synchronous; `state(**tables, committed=…)` makes
+    the state of one partition from its tables by name and the offsets committed per topic role.
+    """
+
+    handle: Callable[[Record, Any], Effects]
+    state: Callable[..., Any]
+    tables: Sequence[TableSpec]
+
+
+class Batch(NamedTuple):
+    """What one fetch brought of one partition of a topic: one item of the stream of that topic's agent."""
+
+    role: str
+    at: TopicPartition
+    records: Sequence[Any]
+    incarnation: int
+
+
+class Work:
+    """A batch on its way through the stages."""
+
+    __slots__ = ("acknowledgements", "at", "decided", "outputs", "sent", "span", "started")
+
+    def __init__(self, at: TopicPartition, span: Span, started: float) -> None:
+        self.at = at
+        self.span = span
+        self.started = started
+        self.outputs: list[Output] = []
+        self.decided: list[int] = []
+        """Broker timestamps (ms) of the records that caused decisions."""
+        self.acknowledgements: list[tuple[str, asyncio.Future[Any]]] = []
+        self.sent: list[asyncio.Future[Any]] = []
+
+
+class Routes(NamedTuple):
+    """Where outputs go. `partitions`: of the topics keyed by customer; other roles are left to the producer."""
+
+    prefix: str
+    partitions: int
+    by_customer: frozenset[str]
+
+    def topic(self, role: str) -> str:
+        """Full name of a topic by its role."""
+        return f"{self.prefix}{role}"
+
+    def partition(self, output: Output) -> int | None:
+        """The partition that owns the output's key; None: any."""
+        role = output.topic
+        keyed = role in self.by_customer or role.startswith("decisions.")
+        return partition_of(output.key.decode(), self.partitions) if keyed and output.key is not None else None
+
+
+class Partition:
+    """State and work of one partition number, across all topics that are keyed by customer.
+
+    `check` raises when this worker may no longer publish; `on_done` is told of every batch that is done; `fail` ends the process. Neither `process` nor the
+    background tasks let an exception out: whatever is unexpected ends the worker, and the restart replays.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        engine: Engine,
+        tables: Mapping[str, Table[Any]],
+        journal: Journal,
+        sender: Sender,
+        routes: Routes,
+        offsets: Offsets,
+        metrics: Metrics,
+        check: Callable[[], None],
+        on_done: Callable[[], None],
+        fail: Callable[[str, BaseException], None],
+    ) -> None:
+        self.number = number
+        self.tables = tables
+        self.journal = journal
+        self.timers = Timers()
+        self.committed: dict[str, int] = {}
+        self._handle = engine.handle
+        self._state = engine.state(**tables, committed=self.committed)
+        self._sender = sender
+        self._routes = routes
+        self._offsets = offsets
+        self._metrics = metrics
+        self._check = check
+        self._on_done = on_done
+        self._fail = fail
+        self._accepting = False
+        self._turn = asyncio.Lock()
+        self._remembered: asyncio.Queue[Work] = asyncio.Queue()
+        self._published: asyncio.Queue[Work] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to pass batches through the stages."""
+        self._accepting = True
+        for stage in (self._publish, self._conclude):
+            task = asyncio.get_running_loop().create_task(stage(), name=f"{stage.__name__}[{self.number}]")
+            task.add_done_callback(self._on_stage_end)
+            self._tasks.append(task)
+
+    def close(self) -> None:
+        """Begin no further batch; those begun go on."""
+        self._accepting = False
+
+    def stop(self) -> None:
+        """Stop the stages; what is on its way is abandoned."""
+        self.close()
+        for task in self._tasks:
+            task.cancel()
+        self._tasks.clear()
+        self._remembered, self._published = asyncio.Queue(), asyncio.Queue()
+
+    def schedule_stored(self) -> None:
+        """Fill the timer wheel from the tables."""
+        for table in self.tables.values():
+            due = table.spec.due
+            if due is None:
+                continue
+            for key in table:
+                value = table.encoded(key)
+                if value is not None and (due_ms := due(value)) is not None:
+                    self.timers.schedule(key, due_ms)
+
+    async def process(self, batch: Batch) -> None:
+        """Handle a batch and send it on its way; returns before its effects are safe."""
+        async with self._turn:
+            if not self._accepting:
+                return
+            end = batch.records[-1].offset + 1
+            work = Work(batch.at, self._offsets.begin(batch.at, end), perf_counter())
+            try:
+                await self._handle_all(batch, work)
+                work.acknowledgements = await self.journal.append(self.journal.changes())
+            except Exception as error:
+                self._fail(f"{batch.at.topic}[{batch.at.partition}] from offset {batch.records[0].offset}", error)
+                return
+            self._remembered.put_nowait(work)
+
+    async def _handle_all(self, batch: Batch, work: Work) -> None:
+        """Handle the records in order, in slices, and gather what they ask for."""
+        slice_end = work.started + SLICE_SECONDS
+        for raw in batch.records:
+            record = Record(
+                batch.role, self.number, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers)
+            )
+            effects = self._handle(record, self._state)
+            self._metrics.add(effects.counts)
+            for customer, due_ms in effects.timers:
+                self.timers.schedule(customer, due_ms)
+            if effects.outputs:
+                work.outputs += effects.outputs
+                if any(output.topic.startswith("decisions") for output in effects.outputs):
+                    work.decided.append(record.timestamp_ms)
+            if perf_counter() > slice_end:
+                await asyncio.sleep(0)
+                slice_end = perf_counter() + SLICE_SECONDS
+        self._metrics.observe_stage("handle", (perf_counter() - work.started) / len(batch.records))
+
+    async def _publish(self) -> None:
+        """Batch by batch: once its state is safe, send its outputs."""
+        while True:
+            work = await self._remembered.get()
+            await self.journal.confirm(work.acknowledgements)
+            remembered = perf_counter()
+            self._metrics.observe_stage("remember", remembered - work.started)
+            if work.outputs:
+                self._check()
+                work.sent = [await self._send(output) for output in work.outputs]
+            work.started = remembered
+            self._published.put_nowait(work)
+
+    async def _send(self, output: Output) -> asyncio.Future[Any]:
+        topic, partition = self._routes.topic(output.topic), self._routes.partition(output)
+        return await self._sender.send(
+            topic, output.value, output.key, partition, output.timestamp_ms, list(output.headers)
+        )
+
+    async def _conclude(self) -> None:
+        """Batch by batch: once its outputs are safe, its offsets may be committed."""
+        while True:
+            work = await self._published.get()
+            for future in work.sent:
+                await future
+            self._metrics.observe_stage("publish", perf_counter() - work.started)
+            now = time()
+            for timestamp_ms in work.decided:
+                self._metrics.observe_decision(now - timestamp_ms / 1000)
+            self._offsets.finish(work.at, work.span)
+            self._on_done()
+
+    def _on_stage_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(f"partition {self.number}: {task.get_name()}", error)

@@ -1,0 +1,87 @@
+"""What a worker is told from outside: arguments, and the environment, which is read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+ENV_PREFIX = "BATUTA_"
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class InvalidSettings(ValueError):
+    """One or more settings are wrong; the text names each, with the value found and what is expected."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one worker. Each may be given as an environment variable: BATUTA_ and the name in capitals."""
+
+    bootstrap: Annotated[str, Meta(description="Kafka brokers, host:port, comma-separated", min_length=1)] = (
+        "127.0.0.1:9092"
+    )
+    prefix: Annotated[str, Meta(description="Prefix of all topic names", max_length=100)] = "batuta."
+    group: Annotated[str, Meta(description="Application name and consumer group", min_length=1)] = "batuta"
+    instance: Annotated[str, Meta(description="Name of this worker in claims and logs")] = ""
+    partitions: Annotated[int, Meta(description="Partitions of the topics keyed by customer", ge=1, le=1024)] = 8
+    web_host: Annotated[str, Meta(description="Address the web server listens on")] = "127.0.0.1"
+    web_port: Annotated[int, Meta(description="Port of the web server; 0 picks a free one", ge=0, le=65535)] = 6066
+    idempotent: Annotated[bool, Meta(description="Idempotent producers; off for brokers that refuse them")] = True
+    fetch_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch", ge=1, le=500)] = 15
+    fetch_bytes: Annotated[int, Meta(description="Most bytes per partition and fetch", ge=1024)] = 262_144
+    batches_in_flight: Annotated[int, Meta(description="Most fetched batches at work at once", ge=1)] = 64
+    commit_interval_seconds: Annotated[Seconds, Meta(description="Time between commits of offsets")] = 0.25
+    session_timeout_seconds: Annotated[
+        Seconds, Meta(description="Silence after which the group, and the worker itself, give the worker up")
+    ] = 10.0
+    heartbeat_seconds: Annotated[Seconds, Meta(description="Time between heartbeats to the group")] = 1.5
+    rebalance_timeout_seconds: Annotated[Seconds, Meta(description="Time workers have to rejoin")] = 30.0
+    drain_seconds: Annotated[Seconds, Meta(description="Time to finish what is at work before handing over")] = 15.0
+    stall_seconds: Annotated[Seconds, Meta(description="Time without progress after which the worker ends")] = 60.0
+    connect_seconds: Annotated[Seconds, Meta(description="Time to reach the broker at start")] = 15.0
+
+    @property
+    def name(self) -> str:
+        """`instance`, or the host and process."""
+        return self.instance or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def read_settings(environ: Mapping[str, str], **given: Any) -> Settings:
+    """Settings from arguments (those that are not None) over the environment over the defaults.
+
+    Raises `InvalidSettings`, naming every fault at once.
+    """
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for field in msgspec.structs.fields(Settings):
+        variable = f"{ENV_PREFIX}{field.name.upper()}"
+        source, raw = field.name, given.pop(field.name, None)
+        if raw is None and environ.get(variable, "").strip():
+            source, raw = variable, environ[variable].strip()
+        if raw is None:
+            continue
+        try:
+            values[field.name] = msgspec.convert(raw, field.type, strict=False)
+        except msgspec.ValidationError as error:
+            faults.append(f"{source} is {raw!r}: {error}")
+    if given:
+        raise TypeError(f"no such settings: {', '.join(sorted(given))}")
+    faults += _contradictions(values)
+    if faults:
+        raise InvalidSettings("; ".join(faults))
+    return Settings(**values)
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    merged = {**{field.name: field.default for field in msgspec.structs.fields(Settings)}, **values}
+    if merged["heartbeat_seconds"] * 2 > merged["session_timeout_seconds"]:
+        return [
+            f"heartbeat_seconds is {merged['heartbeat_seconds']}; expected at most half of "
+            f"session_timeout_seconds ({merged['session_timeout_seconds']})"
+        ]
+    return []

@@ -1,0 +1,236 @@
+"""The files that say how to choose: triggers, constraints, arbitration and experiments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from config.documents.values import (
+    CalendarSpan,
+    Case,
+    Condition,
+    Count,
+    Document,
+    Duration,
+    Id,
+    Label,
+    Outcome,
+    Percent,
+    Places,
+    Positive,
+    Scope,
+    Share,
+    Weight,
+)
+from engine.repertoire import ConsentRule
+
+# --- triggers ---
+
+
+class Trigger(Document):
+    """A moment that starts a decision: a signal, or a segment entered or left."""
+
+    on: Annotated[
+        Label | frozenset[Label],
+        Meta(
+            description="Names of signals: an event, or identify, page ….",
+            title="an event or a list of events",
+        ),
+    ] = frozenset()
+    when: Annotated[Condition | None, Meta(description="What must be true then.")] = None
+    entered: Annotated[Id | None, Meta(description="The segment whose entering it is.")] = None
+    left: Annotated[Id | None, Meta(description="The segment whose leaving it is.")] = None
+    after: Annotated[Duration, Meta(description="How long to wait before deciding.")] = "0s"
+    unless: Annotated[
+        Condition | None, Meta(description="Tried on each signal while waiting: once true, no decision.")
+    ] = None
+    consider: Annotated[Scope, Meta(description="What may be chosen; left out: everything.")] = Scope()
+    limit: Annotated[Places, Meta(description="How many decisions at most.")] = 1
+    fallback: Annotated[Id | None, Meta(description="The action to give when nothing qualifies.")] = None
+    answer: Annotated[
+        Literal["when-chosen", "always"], Meta(description="Whether to say so when nothing was chosen.")
+    ] = "when-chosen"
+    description: Annotated[str, Meta(description="What it means.")] = ""
+
+
+class TriggersFile(Document, tag_field="kind", tag="triggers"):
+    """When to decide without being asked."""
+
+    triggers: Annotated[dict[Id, Trigger], Meta(description="Triggers by id.")] = {}
+    cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()
+
+
+# --- constraints ---
+
+
+class Suppression(Document):
+    """A pause after so many outcomes."""
+
+    outcome: Annotated[Outcome, Meta(description="What is counted; contact: a decision made.")]
+    threshold: Annotated[Count, Meta(description="How many start the pause.")]
+    within: Annotated[Duration, Meta(description="The span they are counted in.")]
+    pause: Annotated[Duration, Meta(description="How long the pause is.")]
+    level: Annotated[Literal["action", "group"], Meta(description="What is counted together and paused.")] = (
+        "action"
+    )
+    across_channels: Annotated[bool, Meta(description="Count and pause all channels together.")] = False
+    scope: Annotated[Scope, Meta(description="Where it holds; left out: everywhere.")] = Scope()
+
+
+class ContactLimit(Document):
+    """A cap per customer, with exactly one of `per` and `rolling`."""
+
+    limit: Annotated[Annotated[int, Meta(ge=0)], Meta(description="How many contacts at most.")]
+    per: Annotated[
+        CalendarSpan | None, Meta(description="Calendar days, weeks … of the recipient's zone.")
+    ] = None
+    rolling: Annotated[Duration | None, Meta(description="Always the last so much.")] = None
+    scope: Annotated[Scope, Meta(description="What is counted together; left out: everything.")] = Scope()
+
+
+class Budget(Document):
+    """A budget over all customers, with exactly one of `per` and `rolling`."""
+
+    limit: Annotated[Positive, Meta(description="How much at most.")]
+    unit: Annotated[Literal["decisions", "money"], Meta(description="money: the cost of treatments.")] = (
+        "decisions"
+    )
+    per: Annotated[
+        CalendarSpan | None, Meta(description="Calendar days, weeks … of the engine's first zone.")
+    ] = None
+    rolling: Annotated[Duration | None, Meta(description="Always the last so much.")] = None
+    pacing: Annotated[
+        Literal["none", "even"], Meta(description="even: never more than the elapsed share of the window.")
+    ] = "none"
+    scope: Annotated[Scope, Meta(description="What uses it; left out: everything.")] = Scope()
+
+
+class ConstraintsFile(Document, tag_field="kind", tag="constraints"):
+    """What holds back an action that qualified."""
+
+    purposes: Annotated[
+        dict[Id, ConsentRule],
+        Meta(
+            description="Consent each purpose needs, besides marketing: required and transactional: none. "
+            "implied: anything but a denial will do."
+        ),
+    ] = {}
+    suppressions: Annotated[dict[Id, Suppression], Meta(description="Pauses by id.")] = {}
+    contact_limits: Annotated[dict[Id, ContactLimit], Meta(description="Caps by id.")] = {}
+    budgets: Annotated[dict[Id, Budget], Meta(description="Budgets by id.")] = {}
+
+
+# --- arbitration ---
+
+
+class Factors(Document):
+    """The factors of priority; one that is false counts as 1."""
+
+    propensity: Annotated[bool, Meta(description="Expected chance of success.")] = True
+    context: Annotated[bool, Meta(description="Context weights and influencers.")] = True
+    value: Annotated[bool, Meta(description="Worth of a success.")] = True
+    lever: Annotated[bool, Meta(description="Levers of issue, group and action.")] = True
+
+
+class ContextWeight(Document):
+    """More or less weight while something holds."""
+
+    when: Annotated[Condition, Meta(description="While this holds.")]
+    weight: Annotated[Weight, Meta(description="Percent added to the context factor.")]
+    scope: Annotated[Scope, Meta(description="Of what; left out: everything.")] = Scope()
+
+
+class Influencer(Document):
+    """An earlier outcome that makes something more or less likely for a while."""
+
+    outcome: Annotated[Outcome, Meta(description="The outcome.")]
+    source: Annotated[Scope, Meta(description="Of what; left out: of anything.")] = Scope()
+    target: Annotated[Scope | None, Meta(description="What it influences; left out: the source.")] = None
+    start: Annotated[Weight, Meta(description="Percent right after the outcome.")]
+    end: Annotated[Weight, Meta(description="Percent at the end of the period.")] = 0.0
+    steps: Annotated[Annotated[int, Meta(ge=1, le=1_000)], Meta(description="Steps from start to end.")] = 1
+    period: Annotated[Duration, Meta(description="How long it lasts.")]
+
+
+class Exploration(Document):
+    """Choosing against the ranking now and then, to learn."""
+
+    epsilon: Annotated[
+        Share, Meta(description="Share of decisions chosen at random among what qualifies.")
+    ] = 0.0
+
+
+class Prioritisation(Document):
+    """How what remains is ranked."""
+
+    factors: Annotated[Factors, Meta(description="Which factors count.")] = Factors()
+    formula: Annotated[
+        Condition | None,
+        Meta(
+            description="Priority as an expression over propensity, context_weight, value and lever, instead of P·C·V·L."
+        ),
+    ] = None
+    context_weights: Annotated[dict[Id, ContextWeight], Meta(description="Weights by id.")] = {}
+    influencers: Annotated[dict[Id, Influencer], Meta(description="Influencers by id.")] = {}
+    exploration: Annotated[Exploration, Meta(description="Chance in the choice.")] = Exploration()
+    contenders: Annotated[
+        Annotated[int, Meta(ge=0, le=100)], Meta(description="How many runners-up the explanation names.")
+    ] = 3
+
+
+class ArbitrationFile(Prioritisation, tag_field="kind", tag="arbitration"):
+    """Which of the remaining actions wins."""
+
+    cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()
+
+
+# --- experiments ---
+
+
+class Arm(Document):
+    """One arm of an experiment."""
+
+    weight: Annotated[
+        Positive, Meta(description="Its share of customers, in proportion to the other arms.")
+    ] = 1.0
+    only: Annotated[frozenset[Id], Meta(description="Only these actions or treatments.")] = frozenset()
+    exclude: Annotated[frozenset[Id], Meta(description="None of these actions or treatments.")] = frozenset()
+    arbitration: Annotated[
+        Prioritisation | None, Meta(description="Ranking of this arm; left out: the engine's.")
+    ] = None
+
+
+class Experiment(Document):
+    """Customers split at random, each staying in its arm."""
+
+    when: Annotated[Condition | None, Meta(description="Who is in it; left out: everybody.")] = None
+    triggers: Annotated[
+        frozenset[Id], Meta(description="For which triggers; left out: all, and requests.")
+    ] = frozenset()
+    salt: Annotated[Label | None, Meta(description="Changes who is in which arm; left out: the id.")] = None
+    arms: Annotated[
+        dict[Id, Arm], Meta(description="Its arms by id.", title="at least two arms", min_length=2)
+    ]
+    description: Annotated[str, Meta(description="What is to be found out.")] = ""
+
+
+class Holdout(Document):
+    """Customers who are never contacted, to measure what contacting is worth."""
+
+    low: Annotated[Percent, Meta(description="The first customer bucket, in percent.")] = field(
+        name="from", default=0.0
+    )
+    high: Annotated[Percent, Meta(description="The end of the buckets, in percent.")] = field(name="to")
+    salt: Annotated[Label, Meta(description="Changes who is in it.")] = "holdout"
+    exempt: Annotated[
+        frozenset[Id], Meta(description="Action classes and tags that reach them all the same.")
+    ] = frozenset({"mandatory", "transactional"})
+
+
+class ExperimentsFile(Document, tag_field="kind", tag="experiments"):
+    """What is tried out, and on whom."""
+
+    experiments: Annotated[dict[Id, Experiment], Meta(description="Experiments by id.")] = {}
+    holdout: Annotated[Holdout | None, Meta(description="The global holdout.")] = None
+    cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()

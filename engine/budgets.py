@@ -1,0 +1,119 @@
+"""Volume and money budgets over all customers: each partition owns a share, so that none is ever exceeded.
+
+Decisions are counted where they are made, without asking anybody: partition n of N may use an N-th of a limit.
+A share that one partition does not use is not lent to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import MutableMapping
+
+import msgspec
+
+from engine.calendar import DAY_MS, HOUR_MS, Zones, calendar_start_ms, format_rfc3339
+from engine.repertoire import BudgetRule, Candidate, Window
+
+ROLLING_STEPS = 24
+"""A rolling window is counted in so many steps; what falls into a step leaves with the whole step."""
+_LONGEST_MS = {
+    "hour": HOUR_MS * 3 // 2,
+    "day": DAY_MS * 3 // 2,
+    "week": DAY_MS * 15 // 2,
+    "month": DAY_MS * 63 // 2,
+}
+
+
+class Spending(msgspec.Struct, array_like=True):
+    """What one partition used of a budget: start of a step or window, epoch milliseconds → amount."""
+
+    used: dict[int, float] = {}
+
+
+Budgets = MutableMapping[str, Spending]
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Which share of every budget a partition owns."""
+
+    partition: int
+    partitions: int
+
+    def of(self, budget: BudgetRule) -> float:
+        """The partition's part of the limit; whole decisions are dealt out so that the parts add up."""
+        if budget.unit == "money":
+            return budget.limit / self.partitions
+        whole, rest = divmod(int(budget.limit), self.partitions)
+        first = int.from_bytes(hashlib.blake2b(budget.id.encode(), digest_size=4).digest(), "big")
+        return whole + ((self.partition + first) % self.partitions < rest)
+
+
+def amount_of(budget: BudgetRule, candidate: Candidate) -> float:
+    """What choosing a candidate uses of a budget: one decision, or its treatment's cost."""
+    return 1.0 if budget.unit == "decisions" else candidate.treatment.cost
+
+
+def covers(budget: BudgetRule, candidate: Candidate) -> bool:
+    """Whether a candidate is counted by a budget."""
+    action = candidate.action
+    return budget.scope.covers(action.issue, action.group, action.id, action.tags, candidate.treatment.channel)
+
+
+def exhausted(
+    budget: BudgetRule, budgets: Budgets, amount: float, now_ms: int, share: Share, zones: Zones
+) -> str | None:
+    """Why so much more does not fit into the partition's share, or None when it fits."""
+    start_ms, end_ms = _span_ms(budget.window, now_ms, zones)
+    limit = share.of(budget)
+    spending = budgets.get(budget.id)
+    used = 0.0 if spending is None else sum(each for at, each in spending.used.items() if at >= start_ms)
+    if budget.pacing == "even":
+        elapsed = (now_ms - start_ms) / (end_ms - start_ms)
+        limit = math.ceil(limit * elapsed) if budget.unit == "decisions" else limit * elapsed
+    if used + amount <= limit + 1e-9:
+        return None
+    paced = " so far" if budget.pacing == "even" else ""
+    return f"{used:g} of {limit:g} {budget.unit}{paced} used since {format_rfc3339(start_ms)} ({budget.id})"
+
+
+def reserve(budget: BudgetRule, budgets: Budgets, amount: float, now_ms: int, zones: Zones) -> None:
+    """Use up a part of a budget."""
+    start_ms, _ = _span_ms(budget.window, now_ms, zones)
+    spending = budgets.get(budget.id) or Spending()
+    step = _step_ms(budget.window, now_ms, zones)
+    spending.used[step] = spending.used.get(step, 0.0) + amount
+    spending.used = {at: each for at, each in spending.used.items() if at >= start_ms}
+    budgets[budget.id] = spending
+
+
+def release(budget: BudgetRule, budgets: Budgets, amount: float, reserved_ms: int, zones: Zones) -> None:
+    """Give back what was reserved at a moment, as when a message bounced; nothing when that time has left."""
+    spending = budgets.get(budget.id)
+    step = _step_ms(budget.window, reserved_ms, zones)
+    if spending is not None and step in spending.used:
+        spending.used[step] = max(0.0, spending.used[step] - amount)
+        budgets[budget.id] = spending
+
+
+def _span_ms(window: Window, now_ms: int, zones: Zones) -> tuple[int, int]:
+    """Start and end of the window that holds a moment; a rolling one begins on a step."""
+    if window.unit is None:
+        step = _rolling_step_ms(window)
+        return (now_ms - window.span_ms) // step * step, now_ms
+    zone = zones.of(None, None)[0]
+    start_ms = calendar_start_ms(now_ms, window.unit, window.count, zone)
+    # Half a unit beyond the longest one lies in the next, whatever daylight saving or the month's length is.
+    beyond_ms = calendar_start_ms(now_ms, window.unit, 1, zone) + _LONGEST_MS[window.unit]
+    return start_ms, calendar_start_ms(beyond_ms, window.unit, 1, zone)
+
+
+def _step_ms(window: Window, at_ms: int, zones: Zones) -> int:
+    if window.unit is None:
+        step = _rolling_step_ms(window)
+        return at_ms // step * step
+    return calendar_start_ms(at_ms, window.unit, 1, zones.of(None, None)[0])
+
+
+def _rolling_step_ms(window: Window) -> int:
+    return max(1, window.span_ms // ROLLING_STEPS)

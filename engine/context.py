@@ -1,0 +1,126 @@
+"""Context: what rules, formulas and templates may see of a moment, as the roots of the expression language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from engine import aggregates
+from engine.aggregates import Values
+from engine.identity import USER_ID, kind_of
+from engine.profile import Profile
+from engine.repertoire import Repertoire
+from engine.signal import Signal
+
+ROOTS = (
+    "profile",
+    "aggregates",
+    "segments",
+    "last",
+    "age_ms",
+    "signal",
+    "request",
+    "customer",
+    "parameters",
+    "now_ms",
+)
+"""Every name an expression may begin with; `action` and the factors join in formulas (`engine.arbitration`)."""
+
+Context = dict[str, Any]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What a `Decision Requested` asks for."""
+
+    id: str | None
+    placements: tuple[str, ...]
+    channel: str | None
+    limit: int | None
+
+
+class _Lazy(dict[str, Any]):
+    """A mapping that looks a name up when it is first asked for; KeyError where there is nothing."""
+
+    __slots__ = ("_look_up",)
+
+    def __init__(self, look_up: Callable[[str], Any]) -> None:
+        self._look_up = look_up
+
+    def __missing__(self, name: str) -> Any:
+        found = self._look_up(name)
+        if found is None:
+            raise KeyError(name)
+        self[name] = found
+        return found
+
+
+def context_of(profile: Profile, signal: Signal, repertoire: Repertoire) -> Context:
+    """The roots for one customer and one signal; aggregates, ages and last signals are computed when read."""
+    now_ms = profile.now_ms
+    definitions = repertoire.profile.aggregates
+    return {
+        "profile": profile.traits,
+        "aggregates": Values(definitions, profile.aggregates, now_ms),
+        "segments": frozenset(profile.segments),
+        "last": _Lazy(lambda name: _last(profile, name)),
+        "age_ms": _Lazy(lambda name: _age_ms(profile, repertoire, name)),
+        "signal": _signal_root(signal),
+        "request": {},
+        "customer": _customer_root(profile, repertoire),
+        "parameters": repertoire.parameters,
+        "now_ms": now_ms,
+    }
+
+
+def with_request(context: Context, request: Request, placement: str | None) -> Context:
+    """The same moment, seen by one slot of a request."""
+    asked = {"id": request.id, "placement": placement, "channel": request.channel, "limit": request.limit}
+    properties = context["signal"]["properties"]
+    return {
+        **context,
+        "request": {**{k: v for k, v in asked.items() if v is not None}, "properties": properties},
+    }
+
+
+def _last(profile: Profile, name: str) -> Mapping[str, Any] | None:
+    signal = profile.last.get(name)
+    return None if signal is None else {"properties": signal.properties, "at_ms": signal.at_ms}
+
+
+def _age_ms(profile: Profile, repertoire: Repertoire, name: str) -> int | None:
+    """How old the latest contribution to a trait or an aggregate is."""
+    at_ms = profile.trait_times.get(name)
+    if at_ms is not None:
+        return max(0, profile.now_ms - at_ms)
+    definition = next((each for each in repertoire.profile.aggregates if each.name == name), None)
+    return None if definition is None else aggregates.age_ms(definition, profile.aggregates.get(name), profile.now_ms)
+
+
+def _signal_root(signal: Signal) -> dict[str, Any]:
+    named = {
+        "event": signal.event,
+        "channel": signal.channel,
+        "user_id": signal.user_id,
+        "anonymous_id": signal.anonymous_id,
+    }
+    return {
+        "type": signal.type,
+        "name": signal.name,
+        "message_id": signal.message_id,
+        "time_ms": signal.time_ms,
+        "properties": signal.properties,
+        "traits": signal.traits,
+        "context": signal.context,
+        **{name: value for name, value in named.items() if value is not None},
+    }
+
+
+def _customer_root(profile: Profile, repertoire: Repertoire) -> dict[str, Any]:
+    return {
+        "id": profile.customer_id,
+        "known": kind_of(profile.customer_id, repertoire.identity) == USER_ID,
+        "first_seen_ms": profile.created_ms,
+        "last_seen_ms": profile.seen_ms,
+    }

@@ -1,0 +1,80 @@
+"""Experiments: which arm a customer is in, the global holdout, and what an arm leaves to choose from.
+
+Assignment is `hash(salt, customer)` in [0, 1), deterministic and sticky without being stored (GrowthBook,
+"Experimenting"; Unleash's rule that every experiment has a salt of its own, so that they are independent).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from engine.candidates import Rejection
+from engine.context import Context
+from engine.repertoire import Arm, Candidate, Experiment, Holdout, Repertoire
+
+
+def bucket(salt: str, unit: str) -> float:
+    """Where a unit falls in [0, 1); uniform over units, independent between salts."""
+    digest = hashlib.blake2b(f"{salt}\0{unit}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big") / 2**56
+
+
+def experiment_for(repertoire: Repertoire, cause: str, context: Context) -> Experiment | None:
+    """The first experiment, by id, that speaks of this trigger (or `request`) and this customer."""
+    for experiment in repertoire.experiments:
+        if (not experiment.triggers or cause in experiment.triggers) and (
+            experiment.when is None or experiment.when.test(context)
+        ):
+            return experiment
+    return None
+
+
+def arm_of(experiment: Experiment, customer_id: str) -> Arm:
+    """The arm a customer is in, by the arms' shares."""
+    position = bucket(experiment.salt, customer_id) * sum(arm.weight for arm in experiment.arms)
+    for arm in experiment.arms:
+        position -= arm.weight
+        if position < 0:
+            return arm
+    return experiment.arms[-1]
+
+
+def shares(experiment: Experiment) -> list[float]:
+    """The arms' shares of customers, adding up to 1."""
+    total = sum(arm.weight for arm in experiment.arms)
+    return [arm.weight / total for arm in experiment.arms]
+
+
+def left_by(
+    arm: Arm,
+    experiment: Experiment,
+    candidates: Sequence[Candidate],
+    rejections: list[Rejection] | None = None,
+) -> list[Candidate]:
+    """The candidates an arm leaves; why not the others goes to `rejections`."""
+    left = []
+    for candidate in candidates:
+        names = {candidate.action.id, candidate.treatment.id}
+        if (arm.only and names.isdisjoint(arm.only)) or not names.isdisjoint(arm.exclude):
+            if rejections is not None:
+                reason = f"{candidate.treatment.id}: not in arm {arm.id} of {experiment.id}"
+                rejections.append(Rejection(candidate.action.id, "experiment", reason))
+        else:
+            left.append(candidate)
+    return left
+
+
+def is_held_out(holdout: Holdout | None, customer_id: str) -> bool:
+    """Whether a customer belongs to the global holdout."""
+    return holdout is not None and holdout.low <= bucket(holdout.salt, customer_id) < holdout.high
+
+
+def split_holdout(holdout: Holdout, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """Candidates for a held-out customer: what the holdout exempts, and what it withholds."""
+    exempt: list[Candidate] = []
+    withheld: list[Candidate] = []
+    for candidate in candidates:
+        names = {candidate.action.action_class, *candidate.action.tags}
+        (withheld if names.isdisjoint(holdout.exempt) else exempt).append(candidate)
+    return exempt, withheld

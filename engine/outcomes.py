@@ -1,0 +1,117 @@
+"""Outcomes: what a channel reports about a decision, joined to the contact history of its customer."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+from engine import budgets, consent, history
+from engine.budgets import Budgets
+from engine.calendar import format_rfc3339, parse_rfc3339_ms
+from engine.consent import ANY, Statement
+from engine.profile import Answer, Contact, Profile
+from engine.record import Record
+from engine.rejects import Reject
+from engine.repertoire import Candidate, Repertoire
+from engine.wire import parse
+
+OutcomeType = Literal[
+    "delivered", "impression", "click", "accept", "reject", "dismiss", "convert", "bounce", "unsubscribe"
+]
+OUTCOME_TYPES: tuple[str, ...] = get_args(OutcomeType)
+MAX_BYTES = 64 * 1024
+MAX_ID = 256
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A valid outcome. `outcome_id`: the idempotency key, derived when the channel sent none."""
+
+    outcome_id: str
+    decision_id: str
+    customer_id: str
+    type: str
+    at_ms: int
+    value: float | None
+
+
+class _Wire(msgspec.Struct, rename="camel"):
+    decision_id: str
+    customer_id: str
+    type: str
+    outcome_id: str | None = None
+    value: float | None = None
+    timestamp: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Wire)
+
+
+def decode_outcome(record: Record, origin: str) -> Outcome | Reject:
+    """Validate one record of `batuta.outcomes`. `origin`: where it was put, for a missing `outcomeId`."""
+    wire = parse(_decoder, record.value, MAX_BYTES)
+    if isinstance(wire, Reject):
+        return wire
+    return _checked(wire, record, origin)
+
+
+def _checked(wire: _Wire, record: Record, origin: str) -> Outcome | Reject:
+    if wire.type not in OUTCOME_TYPES:
+        return Reject("unknown-outcome", f"type is {wire.type[:40]!r}; expected one of {', '.join(OUTCOME_TYPES)}.")
+    ids = (("decisionId", wire.decision_id), ("customerId", wire.customer_id), ("outcomeId", wire.outcome_id))
+    for name, text in ids:
+        if text is not None and not 0 < len(text) <= MAX_ID * 2:
+            return Reject("too-long", f"{name} has {len(text)} characters; expected 1 to {MAX_ID * 2}.")
+    try:
+        at_ms = record.timestamp_ms if wire.timestamp is None else parse_rfc3339_ms(wire.timestamp)
+    except ValueError as error:
+        return Reject("bad-timestamp", f"timestamp: {error}")
+    outcome_id = wire.outcome_id or origin
+    return Outcome(outcome_id, wire.decision_id, wire.customer_id, wire.type, at_ms, wire.value)
+
+
+def attribute(
+    profile: Profile | None, outcome: Outcome, now_ms: int, repertoire: Repertoire, spending: Budgets
+) -> Contact | Reject:
+    """Join an outcome to its decision and let history, consent and budgets know; returns the contact it belongs to.
+
+    A decision the history does not have, or whose time for answers is over, makes it a reject.
+    """
+    contact = None if profile is None else history.find(profile, outcome.decision_id)
+    if profile is None or contact is None:
+        return Reject("unknown-decision", f"No open decision {outcome.decision_id[:64]} of this customer is known.")
+    if now_ms > contact.answerable_until_ms:
+        until = format_rfc3339(contact.answerable_until_ms)
+        return Reject("expired-decision", f"Outcomes of decision {outcome.decision_id} were accepted until {until}.")
+    at_ms = min(max(outcome.at_ms, contact.at_ms), now_ms)
+    answer = Answer(outcome.type, at_ms, contact.issue, contact.group, contact.action, contact.channel)
+    history.add_answer(profile, answer, repertoire.retention, repertoire.profile.limits.contacts)
+    if outcome.type == "bounce" and contact.answer is None:
+        _give_back(contact, repertoire, spending)
+    if contact.answer is None and history.closes(outcome.type):
+        contact.answer = outcome.type
+    if outcome.type == "unsubscribe":
+        said = {f"{contact.channel}/{ANY}": Statement("revoked", at_ms)}
+        if consent.state(profile.consent, said):
+            profile.drop("consent")
+    return contact
+
+
+def _give_back(contact: Contact, repertoire: Repertoire, spending: Budgets) -> None:
+    """What never arrived neither counts toward caps nor uses a budget."""
+    contact.counts = False
+    candidate = _candidate(contact, repertoire)
+    for budget in repertoire.constraints.budgets if candidate is not None else ():
+        if candidate is not None and budgets.covers(budget, candidate):
+            amount = budgets.amount_of(budget, candidate)
+            budgets.release(budget, spending, amount, contact.at_ms, repertoire.zones)
+
+
+def _candidate(contact: Contact, repertoire: Repertoire) -> Candidate | None:
+    action = repertoire.actions.get(contact.action)
+    if action is None:
+        return None
+    return next(
+        (each for each in repertoire.candidates if each.treatment.id == contact.treatment and each.action is action),
+        None,
+    )

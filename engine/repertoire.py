@@ -1,0 +1,392 @@
+"""What an operator's configuration compiles to: everything a decision consults besides the customer.
+
+Built by `config.compile_directory`; immutable and shared by all partitions of a worker. Expressions are
+compiled, names resolved, candidates flattened and sorted by id, so that no order in a file matters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from engine.aggregates import Aggregate
+from engine.calendar import QuietHours, Zones
+from engine.expression import Expression, Predicates
+from engine.template import Template
+
+ConsentRule = Literal["required", "implied", "none"]
+"""`required`: a grant must be on record. `implied`: anything but a denial will do. `none`: not asked."""
+ActionClass = Literal["default", "mandatory", "transactional"]
+MergeStrategy = Literal["most-recent", "oldest", "adding", "non-empty", "keep"]
+
+
+# --- Who the customer is ---
+
+
+class IdentifierKind(msgspec.Struct, frozen=True, kw_only=True):
+    """`limit`: how many values of this kind one customer may have within `window_ms` (None: ever)."""
+
+    kind: str
+    limit: int = 5
+    window_ms: int | None = None
+
+
+class IdentityRules(msgspec.Struct, frozen=True, kw_only=True):
+    """`kinds`: in order of priority, first is strongest; kinds not listed follow in alphabetical order."""
+
+    kinds: tuple[IdentifierKind, ...]
+    blocked: tuple[re.Pattern[str], ...]
+
+
+# --- What is known about the customer ---
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one profile; reaching one drops the oldest entry and is counted."""
+
+    traits: int = 200
+    trait_bytes: int = 4096
+    last_signals: int = 50
+    last_signal_bytes: int = 2048
+    contacts: int = 200
+    open_decisions: int = 50
+    recent_messages: int = 32
+    identifiers: int = 50
+    timers: int = 50
+    merges: int = 50
+    watermarks: int = 64
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """A dynamic segment: who makes `when` true is in it."""
+
+    id: str
+    when: Expression
+
+
+class ProfileRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a signal is kept. `merge`: strategy per trait when two profiles become one; default `most-recent`."""
+
+    limits: Limits
+    merge: Mapping[str, MergeStrategy]
+    aggregates: tuple[Aggregate, ...]
+    segments: tuple[Segment, ...]
+    timezone_trait: str
+    country_trait: str
+
+
+# --- What can be done ---
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of a stage. `predicates`: indices of its conjuncts; `where`: the level that set it."""
+
+    predicates: tuple[int, ...]
+    where: str
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """A touchpoint a treatment goes to.
+
+    `topic`: also publish to `decisions.<id>`. `reachable`: whom it reaches (None: everybody). `answers`: the
+    expected share of answered contacts, the prior of a person's own rate.
+    """
+
+    id: str
+    topic: bool
+    reachable: Rule | None
+    answers: float
+    quiet_hours: tuple[QuietHours, ...]
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot that requests ask for. `fallback`: the action to give when nothing qualifies."""
+
+    id: str
+    channel: str
+    limit: int = 1
+    fallback: str | None = None
+
+
+class Engagement(msgspec.Struct, frozen=True, kw_only=True):
+    """The three layers of who may be offered an action (Pega, "engagement policies"), each a list of rules."""
+
+    eligibility: tuple[Rule, ...]
+    applicability: tuple[Rule, ...]
+    suitability: tuple[Rule, ...]
+
+
+class Treatment(msgspec.Struct, frozen=True, kw_only=True):
+    """How an action is put on one channel. `purpose`: what consent it needs."""
+
+    id: str
+    channel: str
+    placements: frozenset[str]
+    purpose: str
+    content: Mapping[str, Template]
+    propensity: float
+    cost: float
+    when: Rule | None
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that can be offered. `value`: in the operator's unit of value; `lever`: summed weights, percent."""
+
+    id: str
+    issue: str
+    group: str
+    tags: frozenset[str]
+    action_class: ActionClass
+    obeys_caps: bool
+    counts_toward_caps: bool
+    ignores_quiet_hours: bool
+    starts_ms: int | None
+    ends_ms: int | None
+    expires_after_ms: int
+    """How long an offer of it stays open: the decision's `expiresAt`."""
+    answerable_ms: int
+    """How long after the decision an outcome still counts; at least `expires_after_ms`."""
+    engagement: Engagement
+    value: Expression | float
+    lever: float
+    treatments: tuple[Treatment, ...]
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One action in one treatment. `index`: its place in `Repertoire.candidates`, sorted by action and treatment."""
+
+    index: int
+    action: Action
+    treatment: Treatment
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """Which candidates a rule speaks of; an empty set means any."""
+
+    issues: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    actions: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
+
+    def covers(self, issue: str, group: str, action: str, tags: frozenset[str], channel: str) -> bool:
+        """Whether every named set contains the candidate's own."""
+        return (
+            (not self.issues or issue in self.issues)
+            and (not self.groups or group in self.groups)
+            and (not self.actions or action in self.actions)
+            and (not self.tags or not self.tags.isdisjoint(tags))
+            and (not self.channels or channel in self.channels)
+        )
+
+
+# --- What holds back ---
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """A span that limits count in: rolling (`unit` None, `span_ms`) or calendar (`count` times `unit`)."""
+
+    unit: Literal["hour", "day", "week", "month"] | None = None
+    count: int = 1
+    span_ms: int = 0
+
+
+class PurposeRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Consent needed for a purpose."""
+
+    purpose: str
+    consent: ConsentRule
+
+
+class SuppressionPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Pause after `threshold` outcomes within `window_ms` (Pega contact policies; mission D5)."""
+
+    id: str
+    outcome: str
+    level: Literal["action", "group"]
+    across_channels: bool
+    threshold: int
+    window_ms: int
+    pause_ms: int
+    scope: Scope
+
+
+class ContactLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """At most `limit` contacts per customer and window, over what `scope` covers together."""
+
+    id: str
+    limit: int
+    window: Window
+    scope: Scope
+
+
+class BudgetRule(msgspec.Struct, frozen=True, kw_only=True):
+    """At most `limit` decisions or money for all customers together, in a window of the engine's time zone.
+
+    `pacing`: with `even` no more than the elapsed share of the window may have been used. Rolling windows
+    keep `buckets` steps. Each partition owns an equal share of the limit.
+    """
+
+    id: str
+    unit: Literal["decisions", "money"]
+    limit: float
+    window: Window
+    pacing: Literal["none", "even"]
+    scope: Scope
+
+
+class CoveringRules(msgspec.Struct, frozen=True, kw_only=True):
+    """The constraints whose scope covers one candidate."""
+
+    suppressions: tuple[SuppressionPolicy, ...]
+    contact_limits: tuple[ContactLimit, ...]
+    budgets: tuple[BudgetRule, ...]
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How much contact history decisions need; see `engine.history.retention_of`.
+
+    `contacts_ms`, `answers_ms`: how far back anything looks. `depth`: how many of the same action and channel
+    suffice for every limit and threshold.
+    """
+
+    contacts_ms: int
+    answers_ms: int
+    depth: int
+
+
+class Constraints(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that may hold a candidate back after it qualified."""
+
+    purposes: Mapping[str, ConsentRule]
+    suppressions: tuple[SuppressionPolicy, ...]
+    contact_limits: tuple[ContactLimit, ...]
+    budgets: tuple[BudgetRule, ...]
+
+
+# --- What wins ---
+
+
+class ContextWeight(msgspec.Struct, frozen=True, kw_only=True):
+    """Adds `weight` percent to C of the covered actions while `when` holds."""
+
+    when: Rule
+    weight: float
+    scope: Scope
+
+
+class Influencer(msgspec.Struct, frozen=True, kw_only=True):
+    """An outcome on `source` adds a weight to `target`, from `start` to `end` percent in `steps` over a period."""
+
+    id: str
+    outcome: str
+    source: Scope
+    target: Scope
+    start: float
+    end: float
+    steps: int
+    period_ms: int
+
+
+class Arbitration(msgspec.Struct, frozen=True, kw_only=True):
+    """Priority = P · C · V · L, each factor switchable, or a `formula` over them."""
+
+    propensity: bool = True
+    context: bool = True
+    value: bool = True
+    lever: bool = True
+    formula: Expression | None = None
+    context_weights: tuple[ContextWeight, ...] = ()
+    influencers: tuple[Influencer, ...] = ()
+    epsilon: float = 0.0
+    contenders: int = 3
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm. `weight`: share of customers; `only`/`exclude`: ids of actions or treatments."""
+
+    id: str
+    weight: float
+    only: frozenset[str]
+    exclude: frozenset[str]
+    arbitration: Arbitration | None
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """A/B/n over treatments, actions or arbitration. `when`: who takes part; `triggers`: for what (empty: all)."""
+
+    id: str
+    salt: str
+    when: Expression | None
+    triggers: frozenset[str]
+    arms: tuple[Arm, ...]
+
+
+class Holdout(msgspec.Struct, frozen=True, kw_only=True):
+    """Customers whose bucket lies in [`low`, `high`) are never contacted, except with what `exempt` covers."""
+
+    id: str
+    salt: str
+    low: float
+    high: float
+    exempt: frozenset[str]
+    """Action classes and tags the holdout leaves alone."""
+
+
+# --- When to decide ---
+
+
+class Trigger(msgspec.Struct, frozen=True, kw_only=True):
+    """A moment that starts a decision.
+
+    By a signal that makes `when` true, or by a segment entered or left. With `after_ms` it waits that long,
+    `unless` a later signal makes that true meanwhile. `scope`: the candidates considered.
+    """
+
+    id: str
+    events: frozenset[str]
+    when: Expression | None
+    entered: str | None
+    left: str | None
+    after_ms: int
+    unless: Expression | None
+    scope: Scope
+    limit: int
+    fallback: str | None
+    answer_always: bool
+
+
+class Repertoire(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration of an engine, compiled. `version`: digest of its content."""
+
+    name: str
+    version: str
+    prefix: str
+    partitions: int
+    source: str
+    max_future_ms: int
+    zones: Zones
+    identity: IdentityRules
+    profile: ProfileRules
+    channels: Mapping[str, Channel]
+    placements: Mapping[str, Placement]
+    actions: Mapping[str, Action]
+    candidates: tuple[Candidate, ...]
+    predicates: Predicates
+    constraints: Constraints
+    retention: Retention
+    arbitration: Arbitration
+    experiments: tuple[Experiment, ...]
+    holdout: Holdout | None
+    triggers: tuple[Trigger, ...]
+    parameters: Mapping[str, Any] = {}
+    """Named constants of the operator, the root `parameters` of expressions."""
+    seed: int = 0
+    """Salt of every random draw; a replay may choose another."""
+    pools: dict[str, tuple[Candidate, ...]] = {}
+    """Which candidates a trigger, slot or channel has, kept once looked up; see `engine.candidates`."""
+    covering: dict[int, CoveringRules] = {}
+    """Which constraints speak of a candidate, by its index, kept once looked up; see `engine.constraints`."""

@@ -1,0 +1,44 @@
+"""Fixed priors: the propensity an operator states, bent by how this person answered on that channel so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.context import Context
+from engine.profile import Profile
+from engine.repertoire import Candidate, Repertoire
+from engine.scoring import Scores
+
+MODEL = "prior"
+STARTING_EVIDENCE = 10.0
+"""How many contacts on a channel weigh as much as the channel's own prior."""
+_POSITIVE = frozenset({"click", "accept", "convert"})
+
+
+class PriorScorer:
+    """Scores by configured priors times the person's own rate of answering on the channel over the usual one.
+
+    The person's rate is smoothed toward the channel's (Pega Academy, "Smooth propensity", with weights that
+    add up): `(SE·SP + E·p) / (SE + E)`, with E contacts on the channel of which a share p was answered.
+    """
+
+    def __init__(self, repertoire: Repertoire) -> None:
+        self._channels = repertoire.channels
+        self._models = {MODEL: repertoire.version}
+
+    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile) -> Scores:  # noqa: ARG002 - priors know no context
+        """Propensity of each candidate, in [0, 1]."""
+        affinity = {channel: self._affinity(channel, profile) for channel in {c.treatment.channel for c in candidates}}
+        propensities = [min(1.0, each.treatment.propensity * affinity[each.treatment.channel]) for each in candidates]
+        return Scores(propensities, self._models)
+
+    def _affinity(self, channel: str, profile: Profile) -> float:
+        """The person's smoothed rate over the channel's; 1 for somebody nothing is known about."""
+        usual = self._channels[channel].answers
+        contacts = sum(
+            each.channel == channel and (each.answer is not None or each.expires_ms <= profile.now_ms)
+            for each in profile.contacts
+        )
+        answered = sum(each.channel == channel and each.type in _POSITIVE for each in profile.answers)
+        rate = min(1.0, answered / contacts) if contacts else 0.0
+        return (STARTING_EVIDENCE * usual + contacts * rate) / (STARTING_EVIDENCE + contacts) / usual
