@@ -41,6 +41,14 @@ class Draft(msgspec.Struct):
         """Where the key of a value stands, or the value itself."""
         return self.keys.get(path) or self.place(path)
 
+    def item(self, path: Path, value: str) -> Path:
+        """The path of a value in a list, whose own path is given."""
+        written: Any = self.written
+        for step in path:
+            known = isinstance(written, list) or (isinstance(written, dict) and step in written)
+            written = written[step] if known else None
+        return (*path, written.index(value)) if isinstance(written, list) and value in written else path
+
     def document(self, shape: type[_File], **defaults: Any) -> _File:
         """The document of a kind; `defaults` stand in for required fields of a file that is not there."""
         kind = shape.__struct_config__.tag
@@ -51,12 +59,19 @@ def assemble(fitted: Sequence[Fitted]) -> tuple[Draft, list[Fault]]:
     """Put files together by kind; an id or a setting given twice is a fault that names both places."""
     draft, faults = Draft(), []
     for each in fitted:
-        if each.kind is not None:
+        if each.kind == "engine" and "engine" in draft.files:
+            faults.append(_second_engine(draft, each))
+        elif each.kind is not None:
             draft.files.setdefault(each.kind, []).append(each.source.file)
             draft.left_out.update((each.kind, *path) for path in each.left_out)
             faults += _add_sections(draft, each.kind, each)
             _add_places(draft, each.kind, each)
     return draft, faults
+
+
+def _second_engine(draft: Draft, fitted: Fitted) -> Fault:
+    said = f"{draft.files['engine'][0]} already is of kind engine"
+    return fitted.source.at(("kind",)).fault(("kind",), said, found=show("engine"), expected="one such file")
 
 
 def _add_sections(draft: Draft, kind: str, fitted: Fitted) -> list[Fault]:

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said so that its author can put it right: where, what was found, what belongs there."""
+"""Faults: what is wrong with a configuration, where, and what belongs there, so that its author can put it right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON Schema 2020-12 of every kind of configuration file: what editors complete with and what files are held against."""
+"""JSON Schema 2020-12 of every kind of file: what editors complete with and what files are held against."""
 
 from __future__ import annotations
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from jsonschema import Draft202012Validator, TypeChecker
-from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from config.faults import Fault, Path, closest, one_of, show
 from config.schema import KINDS, schema_of
 from config.sources import Place, Source
 
+Error: TypeAlias = Any
+"""A `jsonschema.ValidationError`, whose stubs let every attribute be unset."""
 _TYPES = {
     "string": "text",
     "number": "a number",
@@ -77,7 +78,7 @@ def _no_kind(source: Source, kind: Any) -> Fault:
 def _validator(kind: str) -> Draft202012Validator:
     # JSON Schema counts 1.0 as an integer; the structs the documents become do not.
     integers = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
-    return extend(Draft202012Validator, type_checker=integers)(schema_of(kind))  # type: ignore[no-any-return]
+    return extend(Draft202012Validator, type_checker=integers)(schema_of(kind))  # type: ignore[no-untyped-call, no-any-return]  # so its stubs say
 
 
 def _is_integer(_: TypeChecker, value: object) -> bool:
@@ -89,12 +90,10 @@ def _mismatches(source: Source, kind: str, data: Any) -> Iterator[Mismatch]:
         yield from _explain(source, error)
 
 
-def _explain(source: Source, error: ValidationError) -> Iterator[Mismatch]:
+def _explain(source: Source, error: Error) -> Iterator[Mismatch]:
     path: Path = tuple(error.absolute_path)
     if "propertyNames" in error.absolute_schema_path:
-        yield _mismatch(
-            source.key_at((*path, error.instance)), (*path, error.instance), "not a valid key", error
-        )
+        yield _mismatch(source.key_at((*path, error.instance)), (*path, error.instance), "not a valid key", error)
     elif error.validator == "additionalProperties":
         yield from _unknown_keys(source, path, error)
     elif error.validator == "required":
@@ -113,17 +112,17 @@ _PROBLEMS = {
 }
 
 
-def _mismatch(place: Place, path: Path, problem: str, error: ValidationError) -> Mismatch:
+def _mismatch(place: Place, path: Path, problem: str, error: Error) -> Mismatch:
     meant = closest(error.instance, error.schema["enum"]) if _is_misspelt(error) else ""
     found, expected = show(error.instance), expected_of(error.schema)
     return Mismatch(path, place.fault(path, problem, found=found, expected=expected, suggestion=meant))
 
 
-def _is_misspelt(error: ValidationError) -> bool:
+def _is_misspelt(error: Error) -> bool:
     return error.validator == "enum" and isinstance(error.instance, str)
 
 
-def _unknown_keys(source: Source, path: Path, error: ValidationError) -> Iterator[Mismatch]:
+def _unknown_keys(source: Source, path: Path, error: Error) -> Iterator[Mismatch]:
     known = error.schema["properties"]
     for key in error.instance:
         if key not in known:
@@ -134,16 +133,16 @@ def _unknown_keys(source: Source, path: Path, error: ValidationError) -> Iterato
             yield Mismatch(at, fault)
 
 
-def _missing_key(source: Source, path: Path, error: ValidationError) -> Iterator[Mismatch]:
+def _missing_key(source: Source, path: Path, error: Error) -> Iterator[Mismatch]:
     missing = next(key for key in error.validator_value if error.message.startswith(repr(key)))
     schema = error.schema["properties"][missing]
     fault = source.key_at(path).fault((*path, missing), "missing", expected=expected_of(schema))
     yield Mismatch(path, fault)
 
 
-def _alternatives(source: Source, path: Path, error: ValidationError) -> Iterator[Mismatch]:
+def _alternatives(source: Source, path: Path, error: Error) -> Iterator[Mismatch]:
     """The faults of the one alternative that is meant: the one whose type it has; else that none fits."""
-    branches: dict[int, list[ValidationError]] = {}
+    branches: dict[int, list[Error]] = {}
     for inner in error.context or ():
         branches.setdefault(int(inner.relative_schema_path[0]), []).append(inner)
     meant = [each for each in branches.values() if not any(_is_foreign(error, inner) for inner in each)]
@@ -154,9 +153,11 @@ def _alternatives(source: Source, path: Path, error: ValidationError) -> Iterato
         yield _mismatch(source.at(path), path, "wrong type", error)
 
 
-def _is_foreign(outer: ValidationError, inner: ValidationError) -> bool:
+def _is_foreign(outer: Error, inner: Error) -> bool:
     """Whether the value itself is of another type than the alternative."""
-    return inner.validator == "type" and inner.absolute_path == outer.absolute_path
+    if inner.absolute_path != outer.absolute_path:
+        return False
+    return inner.validator == "type" or (inner.validator == "enum" and not isinstance(inner.instance, str))
 
 
 def expected_of(schema: dict[str, Any]) -> str:

@@ -38,9 +38,7 @@ class Place(msgspec.Struct, frozen=True):
     start: int = 0
     end: int = 0
 
-    def fault(
-        self, path: Path, message: str, *, found: str = "", expected: str = "", suggestion: str = ""
-    ) -> Fault:
+    def fault(self, path: Path, message: str, *, found: str = "", expected: str = "", suggestion: str = "") -> Fault:
         """A fault at this place."""
         return Fault(self.file, self.line, self.column, show_path(path), message, found, expected, suggestion)
 
@@ -96,28 +94,35 @@ class Source(msgspec.Struct):
         return self.keys.get(path) or self.at(path)
 
 
-def read_directory(directory: FilePath) -> tuple[list[Source], list[Fault]]:
-    """Every `*.yaml` and `*.yml` below a directory that can be read, sorted by name, and what cannot."""
+class Directory(msgspec.Struct, frozen=True):
+    """What was read. `is_whole`: every file could be, so names that are declared nowhere do not exist."""
+
+    sources: list[Source]
+    faults: list[Fault]
+    is_whole: bool
+
+
+def read_directory(directory: FilePath) -> Directory:
+    """Read every `*.yaml` and `*.yml` below a directory, sorted by name."""
     if not directory.is_dir():
-        return [], [_nowhere(str(directory), "not a directory", "a directory of YAML files")]
-    found = sorted(
-        path for path in directory.rglob("*") if path.suffix in (".yaml", ".yml") and not path.is_dir()
-    )
+        return _nothing(directory, "not a directory", "a directory of YAML files")
+    found = sorted(path for path in directory.rglob("*") if path.suffix in (".yaml", ".yml") and not path.is_dir())
     if not found:
-        return [], [_nowhere(str(directory), "no *.yaml file found", "at least one file with kind: engine")]
+        return _nothing(directory, "no *.yaml file found", "at least one file with kind: engine")
     if len(found) > MAX_FILES:
-        return [], [_nowhere(str(directory), f"{len(found)} YAML files", f"at most {MAX_FILES}")]
+        return _nothing(directory, f"{len(found)} YAML files", f"at most {MAX_FILES}")
     sources, faults = [], []
     for path in found:
         name = path.relative_to(directory).as_posix()
         text = _read(path, name)
-        if isinstance(text, Fault):
-            faults.append(text)
-        else:
-            source, its_faults = parse(name, text)
-            sources.append(source)
-            faults += its_faults
-    return sources, faults
+        source, its_faults = (None, [text]) if isinstance(text, Fault) else parse(name, text)
+        sources += [] if source is None else [source]
+        faults += its_faults
+    return Directory(sources, faults, len(sources) == len(found))
+
+
+def _nothing(directory: FilePath, message: str, expected: str) -> Directory:
+    return Directory([], [_nowhere(str(directory), message, expected)], is_whole=False)
 
 
 def _nowhere(file: str, message: str, expected: str) -> Fault:
@@ -139,22 +144,22 @@ def _read(path: FilePath, name: str) -> str | Fault:
         return Place(name, line, column).fault((), "not UTF-8", found=f"byte 0x{raw[error.start]:02x}")
 
 
-def parse(file: str, text: str) -> tuple[Source, list[Fault]]:
-    """The value of one YAML text, `data` None when it has none, and its faults."""
-    source = Source(file)
+def parse(file: str, text: str) -> tuple[Source | None, list[Fault]]:
+    """The value of one YAML text, None when it cannot be told, and its faults."""
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except RecursionError:
-        return source, [_nowhere(file, "nested too deeply", f"at most {MAX_DEPTH} levels")]
+        return None, [_nowhere(file, "nested too deeply", f"at most {MAX_DEPTH} levels")]
     except YAMLError as error:
-        return source, [_syntax_fault(file, text, error)]
+        return None, [_syntax_fault(file, text, error)]
     if root is None:
-        return source, [_nowhere(file, "the file is empty", "a map with kind")]
+        return None, [_nowhere(file, "the file is empty", "a map with kind")]
+    source = Source(file)
     reading = _Reading(source, text)
     try:
         source.data = reading.value(root, ())
     except _TooMuch as error:
-        reading.faults.append(error.fault)
+        return None, [*reading.faults, error.fault]
     return source, reading.faults
 
 
@@ -165,13 +170,9 @@ def _syntax_fault(file: str, text: str, error: YAMLError) -> Fault:
         return Place(file, mark.line + 1, mark.column + 1).fault((), f"not valid YAML: {said}")
     odd = re.search(r"[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text)
     line, column = (
-        (text.count("\n", 0, odd.start()) + 1, odd.start() - text.rfind("\n", 0, odd.start()))
-        if odd
-        else (1, 1)
+        (text.count("\n", 0, odd.start()) + 1, odd.start() - text.rfind("\n", 0, odd.start())) if odd else (1, 1)
     )
-    return Place(file, line, column).fault(
-        (), "not valid YAML: a control character", found=show(odd and odd[0])
-    )
+    return Place(file, line, column).fault((), "not valid YAML: a control character", found=show(odd and odd[0]))
 
 
 class _TooMuch(Exception):
@@ -194,18 +195,15 @@ class _Reading:
         self.count += 1
         if self.count > MAX_VALUES:
             raise _TooMuch(
-                place.fault(
-                    path, "the file has too many values", expected=f"at most {MAX_VALUES}, aliases expanded"
-                )
+                place.fault(path, "the file has too many values", expected=f"at most {MAX_VALUES}, aliases expanded")
             )
         if len(path) > MAX_DEPTH:
-            raise _TooMuch(
-                place.fault(path[:MAX_DEPTH], "nested too deeply", expected=f"at most {MAX_DEPTH} levels")
-            )
+            raise _TooMuch(place.fault(path[:MAX_DEPTH], "nested too deeply", expected=f"at most {MAX_DEPTH} levels"))
         if isinstance(node, MappingNode):
             return self._map(node, path)
         if isinstance(node, SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        assert isinstance(node, ScalarNode)
         return self._scalar(node, path, place)
 
     def _place(self, node: Node) -> Place:
@@ -221,9 +219,7 @@ class _Reading:
                 self.faults.append(place.fault(path, "the key of a map must be text"))
             elif key_node.tag == _TAG + "merge":
                 self.faults.append(
-                    place.fault(
-                        (*path, key), "merge keys are not supported", expected="an alias for a whole value"
-                    )
+                    place.fault((*path, key), "merge keys are not supported", expected="an alias for a whole value")
                 )
             elif key in found:
                 first = self.source.keys[(*path, key)]
@@ -235,7 +231,8 @@ class _Reading:
         return found
 
     def _scalar(self, node: ScalarNode, path: Path, place: Place) -> Any:
-        kind = node.tag.removeprefix(_TAG)
+        tag = str(node.tag)
+        kind = tag.removeprefix(_TAG)
         if kind in ("str", "timestamp"):
             return node.value
         if kind == "null":
@@ -244,9 +241,7 @@ class _Reading:
             return self.scalars.construct_yaml_bool(node)
         if kind in ("int", "float"):
             return self._number(node, kind, path, place)
-        self.faults.append(
-            place.fault(path, "YAML tags are not supported", found=node.tag, expected="a plain value")
-        )
+        self.faults.append(place.fault(path, "YAML tags are not supported", found=tag, expected="a plain value"))
         return node.value
 
     def _number(self, node: ScalarNode, kind: str, path: Path, place: Place) -> int | float | str:
@@ -259,7 +254,7 @@ class _Reading:
                 place.fault(
                     path,
                     "the number is out of range",
-                    found=node.value,
+                    found=str(node.value),
                     expected="a finite number that fits 64 bits",
                 )
             )

@@ -76,7 +76,7 @@ class Vocabulary:
         self._traits = _bodies(written, "profile", "traits")
         self._signals = _bodies(written, "profile", "signals")
         self._aggregates = _bodies(written, "profile", "aggregates")
-        self._parameters = _map(written.get("engine", {}).get("parameters"))
+        self._parameters = _map(written["engine"].get("parameters")) if "engine" in written else None
         self._implicit_traits = {
             written.get("profile", {}).get(f"{what}_trait", what) for what in ("timezone", "country")
         }
@@ -123,7 +123,7 @@ class Vocabulary:
             "signal": self._signal(events),
             "request": {"id": STRING, "placement": STRING, "channel": STRING, "limit": NUMBER, "properties": MAP},
             "customer": {"id": STRING, "known": BOOLEAN, "first_seen_ms": NUMBER, "last_seen_ms": NUMBER},
-            "parameters": {name: _spec_of(value) for name, value in self._parameters.items()},
+            "parameters": MAP if self._parameters is None else _spec_of(self._parameters),
             "now_ms": NUMBER,
         }
 
@@ -150,7 +150,13 @@ class Vocabulary:
     def _signal(self, events: Iterable[str]) -> Spec:
         texts = ("type", "name", "event", "channel", "message_id", "user_id", "anonymous_id")
         properties = self._properties(tuple(events))
-        return {**dict.fromkeys(texts, STRING), "time_ms": NUMBER, "properties": properties, "traits": MAP, "context": MAP}
+        return {
+            **dict.fromkeys(texts, STRING),
+            "time_ms": NUMBER,
+            "properties": properties,
+            "traits": MAP,
+            "context": MAP,
+        }
 
     def _properties(self, events: tuple[str, ...]) -> Spec:
         """The properties of whichever of these signals it is; any, when one of them leaves them open."""
@@ -158,7 +164,7 @@ class Vocabulary:
         if not declared or not all(isinstance(each, dict) for each in declared):
             return MAP
         found: dict[str, Spec] = {}
-        for name, type_ in (item for each in declared for item in each.items()):
+        for name, type_ in (item for each in declared for item in _map(each).items()):
             spec = _type_of(type_)
             found[name] = spec if found.get(name, spec) is spec else ANY
         return found

@@ -8,7 +8,7 @@ a window ends at `now` or at that event, whichever is later. Read `fold` first, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, reduce
 from hashlib import blake2b
 from typing import Any
@@ -168,9 +168,8 @@ def value(definition: Aggregate, state: AggregateState | None, now_ms: int, key:
     """
     if state is None or state.tag != definition.tag:
         return _empty(definition)
-    as_of_ms = max(now_ms, state.newest_ms)
     chosen = state.cells.values() if key is None else [state.cells.get(key, {})]
-    found = _read(definition, chosen, as_of_ms)
+    found = _read(definition, state, chosen, now_ms)
     if found is None and key is not None and truncated(definition, state, now_ms):
         return None
     return _empty(definition) if found is None else found
@@ -180,8 +179,7 @@ def breakdown(definition: Aggregate, state: AggregateState | None, now_ms: int) 
     """The value of every key that has data in the window, keys in order."""
     if state is None or state.tag != definition.tag:
         return {}
-    as_of_ms = max(now_ms, state.newest_ms)
-    read = {key: _read(definition, [cells], as_of_ms) for key, cells in sorted(state.cells.items())}
+    read = {key: _read(definition, state, [cells], now_ms) for key, cells in sorted(state.cells.items())}
     return {key: found for key, found in read.items() if found is not None}
 
 
@@ -391,10 +389,13 @@ def _empty(definition: Aggregate) -> int | None:
     return 0 if definition.function in _ZERO_WHEN_EMPTY else None
 
 
-def _read(definition: Aggregate, chosen: Iterable[dict[int, Any]], as_of_ms: int) -> Scalar | None:
+def _read(
+    definition: Aggregate, state: AggregateState, chosen: Collection[dict[int, Any]], now_ms: int
+) -> Scalar | None:
     """The value over some keys' cells that are in the window; None when there are none."""
+    as_of_ms = max(now_ms, state.newest_ms)
     first = definition.window.first_bucket(as_of_ms)
-    inside = [_inside(definition, cells, first) for cells in chosen]
+    inside = chosen if first <= state.floor else [_inside(definition, cells, first) for cells in chosen]
     if not any(inside):
         return None
     if definition.function == "distinct":

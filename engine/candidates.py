@@ -9,6 +9,19 @@ import msgspec
 from engine.context import Request
 from engine.repertoire import Candidate, Placement, Repertoire, Trigger
 
+STAGES = (
+    "eligibility",
+    "applicability",
+    "suitability",
+    "consent",
+    "contact-policy",
+    "quiet-hours",
+    "budget",
+    "approval",
+    "experiment",
+)
+"""Every stage that can leave a candidate out."""
+
 
 class Rejection(msgspec.Struct, frozen=True):
     """Why a candidate was left out, recorded by the stage that decided it."""
@@ -19,7 +32,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 def for_trigger(repertoire: Repertoire, trigger: Trigger) -> tuple[Candidate, ...]:
-    """What a trigger may choose from: all in its scope, without treatments made for a slot."""
+    """What a trigger may choose from: all in its scope, but nothing for a slot or an inbound channel."""
     key = f"trigger/{trigger.id}"
     pool = repertoire.pools.get(key)
     if pool is None:
@@ -27,6 +40,7 @@ def for_trigger(repertoire: Repertoire, trigger: Trigger) -> tuple[Candidate, ..
             each
             for each in repertoire.candidates
             if not each.treatment.placements
+            and not repertoire.channels[each.treatment.channel].inbound
             and trigger.scope.covers(
                 each.action.issue, each.action.group, each.action.id, each.action.tags, each.treatment.channel
             )

@@ -72,6 +72,8 @@ def decide(funnel: Funnel) -> list[Decision]:
     """
     ask, repertoire = funnel.ask, funnel.repertoire
     pool = [each for each in ask.pool if each.action.id not in ask.taken] if ask.taken else ask.pool
+    if not ask.pool:
+        funnel.rejections.append(_nothing_to_choose(ask))
     qualified = eligibility.qualify(pool, funnel.context, repertoire, funnel.rejections)
     _lap(funnel, "eligibility")
     permitted = constraints.permit(qualified, _surroundings(funnel), repertoire, funnel.rejections)
@@ -92,6 +94,12 @@ def decide(funnel: Funnel) -> list[Decision]:
         chosen = [_decision(funnel, None, [], 1, 1.0)]
     _lap(funnel, "decide")
     return chosen
+
+
+def _nothing_to_choose(ask: Ask) -> Rejection:
+    """Why there was nothing to begin with, as when a request names a slot nobody configured."""
+    where = f"placement {ask.placement[:64]!r}" if ask.placement is not None else f"trigger {ask.trigger!r}"
+    return Rejection("*", "eligibility", f"no treatment is configured for {where}")
 
 
 def _lap(funnel: Funnel, stage: str) -> None:

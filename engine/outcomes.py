@@ -21,7 +21,7 @@ OutcomeType = Literal[
 ]
 OUTCOME_TYPES: tuple[str, ...] = get_args(OutcomeType)
 MAX_BYTES = 64 * 1024
-MAX_ID = 256
+MAX_ID = 512
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -60,8 +60,8 @@ def _checked(wire: _Wire, record: Record, origin: str) -> Outcome | Reject:
         return Reject("unknown-outcome", f"type is {wire.type[:40]!r}; expected one of {', '.join(OUTCOME_TYPES)}.")
     ids = (("decisionId", wire.decision_id), ("customerId", wire.customer_id), ("outcomeId", wire.outcome_id))
     for name, text in ids:
-        if text is not None and not 0 < len(text) <= MAX_ID * 2:
-            return Reject("too-long", f"{name} has {len(text)} characters; expected 1 to {MAX_ID * 2}.")
+        if text is not None and not 0 < len(text) <= MAX_ID:
+            return Reject("too-long", f"{name} has {len(text)} characters; expected 1 to {MAX_ID}.")
     try:
         at_ms = record.timestamp_ms if wire.timestamp is None else parse_rfc3339_ms(wire.timestamp)
     except ValueError as error:

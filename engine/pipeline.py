@@ -207,6 +207,8 @@ def _dispatch(profile: Profile, turn: _Turn) -> str:
         return _on_merge(profile, body, turn)
     if isinstance(body, Notice):
         return _on_notice(profile, body, turn)
+    if profile.timers:
+        turn.effects.timers.append((profile.customer_id, min(each.at_ms for each in profile.timers)))
     return "applied"
 
 

@@ -70,12 +70,12 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 class ProfileRules(msgspec.Struct, frozen=True, kw_only=True):
     """What of a signal is kept. `merge`: strategy per trait when two profiles become one; default `most-recent`."""
 
-    limits: Limits
-    merge: Mapping[str, MergeStrategy]
-    aggregates: tuple[Aggregate, ...]
-    segments: tuple[Segment, ...]
-    timezone_trait: str
-    country_trait: str
+    limits: Limits = Limits()
+    merge: Mapping[str, MergeStrategy] = {}
+    aggregates: tuple[Aggregate, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    timezone_trait: str = "timezone"
+    country_trait: str = "country"
 
 
 # --- What can be done ---
@@ -91,15 +91,17 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """A touchpoint a treatment goes to.
 
-    `topic`: also publish to `decisions.<id>`. `reachable`: whom it reaches (None: everybody). `answers`: the
-    expected share of answered contacts, the prior of a person's own rate.
+    `inbound`: the customer comes to it, so only requests choose it. `topic`: also publish to `decisions.<id>`.
+    `reachable`: whom it reaches (None: everybody). `answers`: the expected share of answered contacts, the prior
+    of a person's own rate.
     """
 
     id: str
-    topic: bool
-    reachable: Rule | None
-    answers: float
-    quiet_hours: tuple[QuietHours, ...]
+    inbound: bool = False
+    topic: bool = False
+    reachable: Rule | None = None
+    answers: float = 0.1
+    quiet_hours: tuple[QuietHours, ...] = ()
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,9 +116,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 class Engagement(msgspec.Struct, frozen=True, kw_only=True):
     """The three layers of who may be offered an action (Pega, "engagement policies"), each a list of rules."""
 
-    eligibility: tuple[Rule, ...]
-    applicability: tuple[Rule, ...]
-    suitability: tuple[Rule, ...]
+    eligibility: tuple[Rule, ...] = ()
+    applicability: tuple[Rule, ...] = ()
+    suitability: tuple[Rule, ...] = ()
 
 
 class Treatment(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,12 +126,12 @@ class Treatment(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     channel: str
-    placements: frozenset[str]
     purpose: str
-    content: Mapping[str, Template]
-    propensity: float
-    cost: float
-    when: Rule | None
+    placements: frozenset[str] = frozenset()
+    content: Mapping[str, Template] = {}
+    propensity: float = 0.5
+    cost: float = 0.0
+    when: Rule | None = None
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,20 +140,20 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     issue: str
     group: str
-    tags: frozenset[str]
-    action_class: ActionClass
-    obeys_caps: bool
-    counts_toward_caps: bool
-    ignores_quiet_hours: bool
-    starts_ms: int | None
-    ends_ms: int | None
+    tags: frozenset[str] = frozenset()
+    action_class: ActionClass = "default"
+    obeys_caps: bool = True
+    counts_toward_caps: bool = True
+    ignores_quiet_hours: bool = False
+    starts_ms: int | None = None
+    ends_ms: int | None = None
     expires_after_ms: int
     """How long an offer of it stays open: the decision's `expiresAt`."""
     answerable_ms: int
     """How long after the decision an outcome still counts; at least `expires_after_ms`."""
-    engagement: Engagement
-    value: Expression | float
-    lever: float
+    engagement: Engagement = Engagement()
+    value: Expression | float = 1.0
+    lever: float = 0.0
     treatments: tuple[Treatment, ...]
 
 
@@ -207,11 +209,11 @@ class SuppressionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     outcome: str
     level: Literal["action", "group"]
-    across_channels: bool
+    across_channels: bool = False
     threshold: int
     window_ms: int
     pause_ms: int
-    scope: Scope
+    scope: Scope = Scope()
 
 
 class ContactLimit(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,7 +222,7 @@ class ContactLimit(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     limit: int
     window: Window
-    scope: Scope
+    scope: Scope = Scope()
 
 
 class BudgetRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,8 +236,8 @@ class BudgetRule(msgspec.Struct, frozen=True, kw_only=True):
     unit: Literal["decisions", "money"]
     limit: float
     window: Window
-    pacing: Literal["none", "even"]
-    scope: Scope
+    pacing: Literal["none", "even"] = "none"
+    scope: Scope = Scope()
 
 
 class CoveringRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,10 +263,10 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 class Constraints(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that may hold a candidate back after it qualified."""
 
-    purposes: Mapping[str, ConsentRule]
-    suppressions: tuple[SuppressionPolicy, ...]
-    contact_limits: tuple[ContactLimit, ...]
-    budgets: tuple[BudgetRule, ...]
+    purposes: Mapping[str, ConsentRule] = {}
+    suppressions: tuple[SuppressionPolicy, ...] = ()
+    contact_limits: tuple[ContactLimit, ...] = ()
+    budgets: tuple[BudgetRule, ...] = ()
 
 
 # --- What wins ---
@@ -310,9 +312,9 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     weight: float
-    only: frozenset[str]
-    exclude: frozenset[str]
-    arbitration: Arbitration | None
+    only: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
+    arbitration: Arbitration | None = None
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -320,8 +322,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     salt: str
-    when: Expression | None
-    triggers: frozenset[str]
+    when: Expression | None = None
+    triggers: frozenset[str] = frozenset()
     arms: tuple[Arm, ...]
 
 
@@ -332,7 +334,7 @@ class Holdout(msgspec.Struct, frozen=True, kw_only=True):
     salt: str
     low: float
     high: float
-    exempt: frozenset[str]
+    exempt: frozenset[str] = frozenset()
     """Action classes and tags the holdout leaves alone."""
 
 
@@ -347,16 +349,16 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    events: frozenset[str]
-    when: Expression | None
-    entered: str | None
-    left: str | None
-    after_ms: int
-    unless: Expression | None
-    scope: Scope
-    limit: int
-    fallback: str | None
-    answer_always: bool
+    events: frozenset[str] = frozenset()
+    when: Expression | None = None
+    entered: str | None = None
+    left: str | None = None
+    after_ms: int = 0
+    unless: Expression | None = None
+    scope: Scope = Scope()
+    limit: int = 1
+    fallback: str | None = None
+    answer_always: bool = False
 
 
 class Repertoire(msgspec.Struct, frozen=True, kw_only=True):

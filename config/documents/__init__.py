@@ -23,3 +23,5 @@ DOCUMENTS: dict[str, type[Document]] = {
     "experiments": ExperimentsFile,
 }
 """The kinds of files and what each holds."""
+
+__all__ = ["DOCUMENTS", "Document"]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from config.documents.values import Case, Condition, Count, Document, Duration, Id, Label, Name, ValueType
-from engine.aggregates import Function
+from engine.algebra import Function
 from engine.repertoire import MergeStrategy
 
 # --- engine ---
 
 
-class EngineFile(Document, tag_field="kind", tag="engine"):
+class EngineFile(Document, frozen=True, tag_field="kind", tag="engine"):
     """The engine itself: exactly one per directory."""
 
     name: Annotated[Id, Meta(description="Name of the engine; part of its consumer groups.")]
@@ -35,52 +36,48 @@ class EngineFile(Document, tag_field="kind", tag="engine"):
             min_length=1,
         ),
     ] = ("UTC",)
-    max_future: Annotated[
-        Duration, Meta(description="How far ahead of the broker a signal's time may be.")
-    ] = "10m"
+    max_future: Annotated[Duration, Meta(description="How far ahead of the broker a signal's time may be.")] = "10m"
     parameters: Annotated[
-        dict[Name, Any], Meta(description="Named constants: `parameters.<name>` in expressions.")
+        Mapping[Name, Any], Meta(description="Named constants: `parameters.<name>` in expressions.")
     ] = {}
 
 
 # --- profile ---
 
 
-class Trait(Document):
+class Trait(Document, frozen=True):
     """A trait of the profile."""
 
     type: Annotated[ValueType, Meta(description="What its values are.")] = "any"
     description: Annotated[str, Meta(description="What it means.")] = ""
-    merge: Annotated[MergeStrategy, Meta(description="Which value stays when two profiles become one.")] = (
-        "most-recent"
-    )
+    merge: Annotated[MergeStrategy, Meta(description="Which value stays when two profiles become one.")] = "most-recent"
 
 
-class Signal(Document):
+class Signal(Document, frozen=True):
     """A declared event."""
 
     description: Annotated[str, Meta(description="When it is sent.")] = ""
     properties: Annotated[
-        dict[str, ValueType] | None, Meta(description="Its properties and their types; left out: any.")
+        Mapping[str, ValueType] | None, Meta(description="Its properties and their types; left out: any.")
     ] = None
 
 
-class Window(Document):
+class Window(Document, frozen=True):
     """How far an aggregate looks back: exactly one of `tumbling`, `sliding` and `decayed`."""
 
     tumbling: Annotated[Duration | None, Meta(description="Windows side by side, each this long.")] = None
-    sliding: Annotated[
-        Duration | None, Meta(description="Always the last so much, in steps of a bucket.")
-    ] = None
-    decayed: Annotated[
-        Duration | None, Meta(description="Older signals weigh half as much after each so much.")
-    ] = None
+    sliding: Annotated[Duration | None, Meta(description="Always the last so much, in steps of a bucket.")] = None
+    decayed: Annotated[Duration | None, Meta(description="Older signals weigh half as much after each so much.")] = None
     buckets: Annotated[
-        Annotated[int, Meta(ge=2, le=366)] | None, Meta(description="Steps of a sliding window.")
+        Annotated[int, Meta(ge=1, le=366)] | None, Meta(description="Steps of a sliding window; left out: 30.")
+    ] = None
+    offset: Annotated[
+        Duration | None,
+        Meta(description="Start of tumbling windows after Thursday 1970-01-01 UTC; 4d: weeks from Monday."),
     ] = None
 
 
-class Aggregate(Document):
+class Aggregate(Document, frozen=True):
     """A number kept up to date from signals: `aggregates.<name>` in expressions."""
 
     function: Annotated[Function, Meta(description="What is calculated.")]
@@ -88,21 +85,26 @@ class Aggregate(Document):
         Literal["lifetime"] | Window,
         Meta(description="How far it looks back.", title="lifetime or a map such as {sliding: 30d}"),
     ] = "lifetime"
-    events: Annotated[
-        frozenset[Label], Meta(description="Names of the signals it looks at; left out: all.")
-    ] = frozenset()
+    events: Annotated[frozenset[Label], Meta(description="Names of the signals it looks at; left out: all.")] = (
+        frozenset()
+    )
     where: Annotated[Condition | None, Meta(description="Only signals for which this holds.")] = None
-    of: Annotated[
-        Condition | None, Meta(description="What is summed, averaged, counted distinct …, per signal.")
-    ] = None
+    of: Annotated[Condition | None, Meta(description="What is summed, averaged, counted distinct …, per signal.")] = (
+        None
+    )
     by: Annotated[Condition | None, Meta(description="Keeps one value per key: what the key is.")] = None
     max_keys: Annotated[
-        Annotated[int, Meta(ge=1, le=1_000)] | None, Meta(description="How many keys are kept.")
-    ] = None
+        Annotated[int, Meta(ge=1, le=1_000)],
+        Meta(description="How many keys are kept; the ones not seen for longest make room."),
+    ] = 32
+    max_distinct: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)], Meta(description="How many distinct values are told apart.")
+    ] = 256
+    per: Annotated[Duration, Meta(description="The time a rate is given for.")] = "1d"
     description: Annotated[str, Meta(description="What it means.")] = ""
 
 
-class Identifier(Document):
+class Identifier(Document, frozen=True):
     """A kind of identifier, in a list from strong to weak."""
 
     kind: Annotated[Label, Meta(description="userId, anonymousId or a type of externalIds.")]
@@ -110,7 +112,7 @@ class Identifier(Document):
     window: Annotated[Duration | None, Meta(description="The window; left out: ever.")] = None
 
 
-class Identifiers(Document):
+class Identifiers(Document, frozen=True):
     """How identifiers make one customer, and what protects from wrong merges."""
 
     priority: Annotated[
@@ -130,7 +132,7 @@ class Identifiers(Document):
     ] = frozenset()
 
 
-class Limits(Document):
+class Limits(Document, frozen=True):
     """Bounds of one profile; the oldest entry makes room and is counted."""
 
     traits: Annotated[Count, Meta(description="Traits.")] = 200
@@ -146,39 +148,35 @@ class Limits(Document):
     watermarks: Annotated[Count, Meta(description="Partitions whose progress is remembered.")] = 64
 
 
-class ProfileFile(Document, tag_field="kind", tag="profile"):
+class ProfileFile(Document, frozen=True, tag_field="kind", tag="profile"):
     """What is known about a customer, and who is one customer."""
 
     traits: Annotated[
-        dict[Label, Trait], Meta(description="Traits that rules may use; none declared: any name.")
+        Mapping[Label, Trait], Meta(description="Traits that rules may use; none declared: any name.")
     ] = {}
     signals: Annotated[
-        dict[Label, Signal], Meta(description="Events that rules may use; none declared: any name.")
+        Mapping[Label, Signal], Meta(description="Events that rules may use; none declared: any name.")
     ] = {}
-    aggregates: Annotated[dict[Name, Aggregate], Meta(description="Numbers kept from signals.")] = {}
+    aggregates: Annotated[Mapping[Name, Aggregate], Meta(description="Numbers kept from signals.")] = {}
     identifiers: Annotated[Identifiers, Meta(description="Who is one customer.")] = Identifiers()
     limits: Annotated[Limits, Meta(description="Bounds of one profile.")] = Limits()
-    timezone_trait: Annotated[Label, Meta(description="The trait with the customer's IANA zone.")] = (
-        "timezone"
-    )
-    country_trait: Annotated[Label, Meta(description="The trait with the ISO 3166-1 alpha-2 country.")] = (
-        "country"
-    )
+    timezone_trait: Annotated[Label, Meta(description="The trait with the customer's IANA zone.")] = "timezone"
+    country_trait: Annotated[Label, Meta(description="The trait with the ISO 3166-1 alpha-2 country.")] = "country"
     cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()
 
 
 # --- segments ---
 
 
-class Segment(Document):
+class Segment(Document, frozen=True):
     """A dynamic segment."""
 
     when: Annotated[Condition, Meta(description="Who is in it.")]
     description: Annotated[str, Meta(description="What it means.")] = ""
 
 
-class SegmentsFile(Document, tag_field="kind", tag="segments"):
+class SegmentsFile(Document, frozen=True, tag_field="kind", tag="segments"):
     """Groups of customers, kept up to date with every signal."""
 
-    segments: Annotated[dict[Id, Segment], Meta(description="Segments by id.")] = {}
+    segments: Annotated[Mapping[Id, Segment], Meta(description="Segments by id.")] = {}
     cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from config.documents.values import (
+    Answer,
     CalendarSpan,
     Case,
     Condition,
     Count,
+    Counted,
     Document,
     Duration,
     Id,
     Label,
-    Outcome,
     Percent,
     Places,
     Positive,
@@ -28,7 +30,7 @@ from engine.repertoire import ConsentRule
 # --- triggers ---
 
 
-class Trigger(Document):
+class Trigger(Document, frozen=True):
     """A moment that starts a decision: a signal, or a segment entered or left."""
 
     on: Annotated[
@@ -54,51 +56,43 @@ class Trigger(Document):
     description: Annotated[str, Meta(description="What it means.")] = ""
 
 
-class TriggersFile(Document, tag_field="kind", tag="triggers"):
+class TriggersFile(Document, frozen=True, tag_field="kind", tag="triggers"):
     """When to decide without being asked."""
 
-    triggers: Annotated[dict[Id, Trigger], Meta(description="Triggers by id.")] = {}
+    triggers: Annotated[Mapping[Id, Trigger], Meta(description="Triggers by id.")] = {}
     cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()
 
 
 # --- constraints ---
 
 
-class Suppression(Document):
+class Suppression(Document, frozen=True):
     """A pause after so many outcomes."""
 
-    outcome: Annotated[Outcome, Meta(description="What is counted; contact: a decision made.")]
+    outcome: Annotated[Counted, Meta(description="What is counted; contact: a decision made.")]
     threshold: Annotated[Count, Meta(description="How many start the pause.")]
     within: Annotated[Duration, Meta(description="The span they are counted in.")]
     pause: Annotated[Duration, Meta(description="How long the pause is.")]
-    level: Annotated[Literal["action", "group"], Meta(description="What is counted together and paused.")] = (
-        "action"
-    )
+    level: Annotated[Literal["action", "group"], Meta(description="What is counted together and paused.")] = "action"
     across_channels: Annotated[bool, Meta(description="Count and pause all channels together.")] = False
     scope: Annotated[Scope, Meta(description="Where it holds; left out: everywhere.")] = Scope()
 
 
-class ContactLimit(Document):
+class ContactLimit(Document, frozen=True):
     """A cap per customer, with exactly one of `per` and `rolling`."""
 
     limit: Annotated[Annotated[int, Meta(ge=0)], Meta(description="How many contacts at most.")]
-    per: Annotated[
-        CalendarSpan | None, Meta(description="Calendar days, weeks … of the recipient's zone.")
-    ] = None
+    per: Annotated[CalendarSpan | None, Meta(description="Calendar days, weeks … of the recipient's zone.")] = None
     rolling: Annotated[Duration | None, Meta(description="Always the last so much.")] = None
     scope: Annotated[Scope, Meta(description="What is counted together; left out: everything.")] = Scope()
 
 
-class Budget(Document):
+class Budget(Document, frozen=True):
     """A budget over all customers, with exactly one of `per` and `rolling`."""
 
     limit: Annotated[Positive, Meta(description="How much at most.")]
-    unit: Annotated[Literal["decisions", "money"], Meta(description="money: the cost of treatments.")] = (
-        "decisions"
-    )
-    per: Annotated[
-        CalendarSpan | None, Meta(description="Calendar days, weeks … of the engine's first zone.")
-    ] = None
+    unit: Annotated[Literal["decisions", "money"], Meta(description="money: the cost of treatments.")] = "decisions"
+    per: Annotated[CalendarSpan | None, Meta(description="Calendar days, weeks … of the engine's first zone.")] = None
     rolling: Annotated[Duration | None, Meta(description="Always the last so much.")] = None
     pacing: Annotated[
         Literal["none", "even"], Meta(description="even: never more than the elapsed share of the window.")
@@ -106,25 +100,25 @@ class Budget(Document):
     scope: Annotated[Scope, Meta(description="What uses it; left out: everything.")] = Scope()
 
 
-class ConstraintsFile(Document, tag_field="kind", tag="constraints"):
+class ConstraintsFile(Document, frozen=True, tag_field="kind", tag="constraints"):
     """What holds back an action that qualified."""
 
     purposes: Annotated[
-        dict[Id, ConsentRule],
+        Mapping[Id, ConsentRule],
         Meta(
             description="Consent each purpose needs, besides marketing: required and transactional: none. "
             "implied: anything but a denial will do."
         ),
     ] = {}
-    suppressions: Annotated[dict[Id, Suppression], Meta(description="Pauses by id.")] = {}
-    contact_limits: Annotated[dict[Id, ContactLimit], Meta(description="Caps by id.")] = {}
-    budgets: Annotated[dict[Id, Budget], Meta(description="Budgets by id.")] = {}
+    suppressions: Annotated[Mapping[Id, Suppression], Meta(description="Pauses by id.")] = {}
+    contact_limits: Annotated[Mapping[Id, ContactLimit], Meta(description="Caps by id.")] = {}
+    budgets: Annotated[Mapping[Id, Budget], Meta(description="Budgets by id.")] = {}
 
 
 # --- arbitration ---
 
 
-class Factors(Document):
+class Factors(Document, frozen=True):
     """The factors of priority; one that is false counts as 1."""
 
     propensity: Annotated[bool, Meta(description="Expected chance of success.")] = True
@@ -133,7 +127,7 @@ class Factors(Document):
     lever: Annotated[bool, Meta(description="Levers of issue, group and action.")] = True
 
 
-class ContextWeight(Document):
+class ContextWeight(Document, frozen=True):
     """More or less weight while something holds."""
 
     when: Annotated[Condition, Meta(description="While this holds.")]
@@ -141,10 +135,10 @@ class ContextWeight(Document):
     scope: Annotated[Scope, Meta(description="Of what; left out: everything.")] = Scope()
 
 
-class Influencer(Document):
+class Influencer(Document, frozen=True, kw_only=True):
     """An earlier outcome that makes something more or less likely for a while."""
 
-    outcome: Annotated[Outcome, Meta(description="The outcome.")]
+    outcome: Annotated[Answer, Meta(description="The outcome.")]
     source: Annotated[Scope, Meta(description="Of what; left out: of anything.")] = Scope()
     target: Annotated[Scope | None, Meta(description="What it influences; left out: the source.")] = None
     start: Annotated[Weight, Meta(description="Percent right after the outcome.")]
@@ -153,33 +147,29 @@ class Influencer(Document):
     period: Annotated[Duration, Meta(description="How long it lasts.")]
 
 
-class Exploration(Document):
+class Exploration(Document, frozen=True):
     """Choosing against the ranking now and then, to learn."""
 
-    epsilon: Annotated[
-        Share, Meta(description="Share of decisions chosen at random among what qualifies.")
-    ] = 0.0
+    epsilon: Annotated[Share, Meta(description="Share of decisions chosen at random among what qualifies.")] = 0.0
 
 
-class Prioritisation(Document):
+class Prioritisation(Document, frozen=True):
     """How what remains is ranked."""
 
     factors: Annotated[Factors, Meta(description="Which factors count.")] = Factors()
     formula: Annotated[
         Condition | None,
-        Meta(
-            description="Priority as an expression over propensity, context_weight, value and lever, instead of P·C·V·L."
-        ),
+        Meta(description="Priority, of propensity, context_weight, value and lever; left out: their product."),
     ] = None
-    context_weights: Annotated[dict[Id, ContextWeight], Meta(description="Weights by id.")] = {}
-    influencers: Annotated[dict[Id, Influencer], Meta(description="Influencers by id.")] = {}
+    context_weights: Annotated[Mapping[Id, ContextWeight], Meta(description="Weights by id.")] = {}
+    influencers: Annotated[Mapping[Id, Influencer], Meta(description="Influencers by id.")] = {}
     exploration: Annotated[Exploration, Meta(description="Chance in the choice.")] = Exploration()
     contenders: Annotated[
         Annotated[int, Meta(ge=0, le=100)], Meta(description="How many runners-up the explanation names.")
     ] = 3
 
 
-class ArbitrationFile(Prioritisation, tag_field="kind", tag="arbitration"):
+class ArbitrationFile(Prioritisation, frozen=True, tag_field="kind", tag="arbitration"):
     """Which of the remaining actions wins."""
 
     cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()
@@ -188,34 +178,30 @@ class ArbitrationFile(Prioritisation, tag_field="kind", tag="arbitration"):
 # --- experiments ---
 
 
-class Arm(Document):
+class Arm(Document, frozen=True):
     """One arm of an experiment."""
 
-    weight: Annotated[
-        Positive, Meta(description="Its share of customers, in proportion to the other arms.")
-    ] = 1.0
+    weight: Annotated[Positive, Meta(description="Its share of customers, in proportion to the other arms.")] = 1.0
     only: Annotated[frozenset[Id], Meta(description="Only these actions or treatments.")] = frozenset()
     exclude: Annotated[frozenset[Id], Meta(description="None of these actions or treatments.")] = frozenset()
-    arbitration: Annotated[
-        Prioritisation | None, Meta(description="Ranking of this arm; left out: the engine's.")
-    ] = None
+    arbitration: Annotated[Prioritisation | None, Meta(description="Ranking of this arm; left out: the engine's.")] = (
+        None
+    )
 
 
-class Experiment(Document):
+class Experiment(Document, frozen=True):
     """Customers split at random, each staying in its arm."""
 
+    arms: Annotated[Mapping[Id, Arm], Meta(description="Its arms by id.", title="at least two arms", min_length=2)]
     when: Annotated[Condition | None, Meta(description="Who is in it; left out: everybody.")] = None
-    triggers: Annotated[
-        frozenset[Id], Meta(description="For which triggers; left out: all, and requests.")
-    ] = frozenset()
+    triggers: Annotated[frozenset[Id], Meta(description="For which triggers; left out: all, and requests.")] = (
+        frozenset()
+    )
     salt: Annotated[Label | None, Meta(description="Changes who is in which arm; left out: the id.")] = None
-    arms: Annotated[
-        dict[Id, Arm], Meta(description="Its arms by id.", title="at least two arms", min_length=2)
-    ]
     description: Annotated[str, Meta(description="What is to be found out.")] = ""
 
 
-class Holdout(Document):
+class Holdout(Document, frozen=True, kw_only=True):
     """Customers who are never contacted, to measure what contacting is worth."""
 
     low: Annotated[Percent, Meta(description="The first customer bucket, in percent.")] = field(
@@ -223,14 +209,14 @@ class Holdout(Document):
     )
     high: Annotated[Percent, Meta(description="The end of the buckets, in percent.")] = field(name="to")
     salt: Annotated[Label, Meta(description="Changes who is in it.")] = "holdout"
-    exempt: Annotated[
-        frozenset[Id], Meta(description="Action classes and tags that reach them all the same.")
-    ] = frozenset({"mandatory", "transactional"})
+    exempt: Annotated[frozenset[Id], Meta(description="Action classes and tags that reach them all the same.")] = (
+        frozenset({"mandatory", "transactional"})
+    )
 
 
-class ExperimentsFile(Document, tag_field="kind", tag="experiments"):
+class ExperimentsFile(Document, frozen=True, tag_field="kind", tag="experiments"):
     """What is tried out, and on whom."""
 
-    experiments: Annotated[dict[Id, Experiment], Meta(description="Experiments by id.")] = {}
+    experiments: Annotated[Mapping[Id, Experiment], Meta(description="Experiments by id.")] = {}
     holdout: Annotated[Holdout | None, Meta(description="The global holdout.")] = None
     cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()

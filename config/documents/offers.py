@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta, field
@@ -12,6 +13,7 @@ from config.documents.values import (
     Day,
     Document,
     Duration,
+    EndOfDay,
     Id,
     Moment,
     NotNegative,
@@ -25,17 +27,15 @@ from engine.repertoire import ActionClass
 # --- channels ---
 
 
-class QuietHours(Document):
+class QuietHours(Document, frozen=True):
     """A span of the recipient's day in which nothing is sent."""
 
     start: Annotated[TimeOfDay, Meta(description="When it begins.")] = field(name="from")
-    end: Annotated[TimeOfDay, Meta(description="When it ends; before `from`: the next day.")] = field(
-        name="to"
-    )
+    end: Annotated[EndOfDay, Meta(description="When it ends; before `from`: the next day.")] = field(name="to")
     days: Annotated[frozenset[Day] | None, Meta(description="Days on which it begins; left out: all.")] = None
 
 
-class Channel(Document):
+class Channel(Document, frozen=True):
     """A touchpoint that treatments go to."""
 
     topic: Annotated[bool, Meta(description="Also publish its decisions to `decisions.<channel>`.")] = False
@@ -45,7 +45,7 @@ class Channel(Document):
     description: Annotated[str, Meta(description="What it is.")] = ""
 
 
-class Placement(Document):
+class Placement(Document, frozen=True):
     """A slot that requests ask for."""
 
     channel: Annotated[Id, Meta(description="The channel it is on.")]
@@ -54,45 +54,41 @@ class Placement(Document):
     description: Annotated[str, Meta(description="What it is.")] = ""
 
 
-class ChannelsFile(Document, tag_field="kind", tag="channels"):
+class ChannelsFile(Document, frozen=True, tag_field="kind", tag="channels"):
     """Where customers are reached."""
 
-    channels: Annotated[dict[Id, Channel], Meta(description="Channels by id.")] = {}
-    placements: Annotated[dict[Id, Placement], Meta(description="Placements by id.")] = {}
+    channels: Annotated[Mapping[Id, Channel], Meta(description="Channels by id.")] = {}
+    placements: Annotated[Mapping[Id, Placement], Meta(description="Placements by id.")] = {}
     cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()
 
 
 # --- actions ---
 
 
-class Engagement(Document):
+class Engagement(Document, frozen=True):
     """Who may be offered something; every condition of every level must hold."""
 
-    eligibility: Annotated[
-        tuple[Condition, ...], Meta(description="Hard rules: may they have it at all?")
-    ] = ()
-    applicability: Annotated[
-        tuple[Condition, ...], Meta(description="Is it relevant to them at the moment?")
-    ] = ()
+    eligibility: Annotated[tuple[Condition, ...], Meta(description="Hard rules: may they have it at all?")] = ()
+    applicability: Annotated[tuple[Condition, ...], Meta(description="Is it relevant to them at the moment?")] = ()
     suitability: Annotated[tuple[Condition, ...], Meta(description="Is it right to offer it to them?")] = ()
 
 
-class Group(Engagement):
+class Group(Engagement, frozen=True):
     """Actions that belong together."""
 
     title: Annotated[str, Meta(description="For people.")] = ""
     lever: Annotated[Weight, Meta(description="Percent added to the priority of its actions.")] = 0.0
 
 
-class Issue(Engagement):
+class Issue(Engagement, frozen=True):
     """A business issue, the top of the hierarchy."""
 
     title: Annotated[str, Meta(description="For people.")] = ""
     lever: Annotated[Weight, Meta(description="Percent added to the priority of its actions.")] = 0.0
-    groups: Annotated[dict[Id, Group], Meta(description="Its groups by id.")] = {}
+    groups: Annotated[Mapping[Id, Group], Meta(description="Its groups by id.")] = {}
 
 
-class Treatment(Document):
+class Treatment(Document, frozen=True):
     """How an action is put on one channel."""
 
     channel: Annotated[Id, Meta(description="The channel it goes to.")]
@@ -102,9 +98,7 @@ class Treatment(Document):
     ] = frozenset()
     purpose: Annotated[
         Id | None,
-        Meta(
-            description="What consent it needs; left out: transactional for that class of action, else marketing."
-        ),
+        Meta(description="What consent it needs; left out: transactional for that class of action, else marketing."),
     ] = None
     when: Annotated[Condition | None, Meta(description="A further condition of this treatment.")] = None
     propensity: Annotated[
@@ -113,12 +107,12 @@ class Treatment(Document):
     ] = None
     cost: Annotated[NotNegative, Meta(description="What one contact costs; counted by money budgets.")] = 0.0
     content: Annotated[
-        dict[Id, str],
+        Mapping[Id, str],
         Meta(description="Parts of the message. {profile.first_name|there} inserts a value or a default."),
     ] = {}
 
 
-class Action(Engagement):
+class Action(Engagement, frozen=True, kw_only=True):
     """Something that can be offered to a customer."""
 
     group: Annotated[Id, Meta(description="The group it belongs to; its issue follows.")]
@@ -150,29 +144,23 @@ class Action(Engagement):
     answerable: Annotated[
         Duration | None, Meta(description="How long an outcome still counts; left out: as long as the offer.")
     ] = None
-    tags: Annotated[frozenset[Id], Meta(description="Words that limits, budgets and scopes refer to.")] = (
-        frozenset()
-    )
+    tags: Annotated[frozenset[Id], Meta(description="Words that limits, budgets and scopes refer to.")] = frozenset()
     value: Annotated[
         float | Condition,
-        Meta(
-            description="What a success is worth, the same unit for all.", title="a number or an expression"
-        ),
+        Meta(description="What a success is worth, the same unit for all.", title="a number or an expression"),
     ] = 1.0
     lever: Annotated[Weight, Meta(description="Percent added to its priority.")] = 0.0
-    propensity: Annotated[
-        Share, Meta(description="Expected chance of success of treatments that name none.")
-    ] = 0.5
+    propensity: Annotated[Share, Meta(description="Expected chance of success of treatments that name none.")] = 0.5
     treatments: Annotated[
-        dict[Id, Treatment],
+        Mapping[Id, Treatment],
         Meta(description="Its treatments by id.", title="at least one treatment", min_length=1),
     ]
 
 
-class ActionsFile(Document, tag_field="kind", tag="actions"):
+class ActionsFile(Document, frozen=True, tag_field="kind", tag="actions"):
     """What can be offered: issues, their groups, and actions with their treatments."""
 
     all_actions: Annotated[Engagement, Meta(description="Conditions of every action.")] = Engagement()
-    issues: Annotated[dict[Id, Issue], Meta(description="Issues by id.")] = {}
-    actions: Annotated[dict[Id, Action], Meta(description="Actions by id.")] = {}
+    issues: Annotated[Mapping[Id, Issue], Meta(description="Issues by id.")] = {}
+    actions: Annotated[Mapping[Id, Action], Meta(description="Actions by id.")] = {}
     cases: Annotated[tuple[Case, ...], Meta(description="Examples that must hold.")] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -43,9 +44,8 @@ Moment = Annotated[
         pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt].+)?$",
     ),
 ]
-TimeOfDay = Annotated[
-    str, Meta(title='a time of day such as "22:00"', pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$")
-]
+TimeOfDay = Annotated[str, Meta(title='a time of day such as "22:00"', pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+EndOfDay = Annotated[str, Meta(title='a time of day up to "24:00"', pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$")]
 Share = Annotated[float, Meta(title="a share from 0 to 1", ge=0, le=1)]
 Percent = Annotated[float, Meta(title="percent from 0 to 100", ge=0, le=100)]
 NotNegative = Annotated[float, Meta(title="a number, 0 or more", ge=0)]
@@ -55,25 +55,19 @@ Places = Annotated[int, Meta(title="a whole number from 1 to 20", ge=1, le=20)]
 Weight = Annotated[float, Meta(title="a weight in percent", ge=-1_000, le=10_000)]
 ValueType = Literal["string", "number", "boolean", "map", "list", "any"]
 Day = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
-Outcome = Literal[
-    "contact",
-    "delivered",
-    "impression",
-    "click",
-    "accept",
-    "reject",
-    "dismiss",
-    "convert",
-    "bounce",
-    "unsubscribe",
+Answer = Literal["delivered", "impression", "click", "accept", "reject", "dismiss", "convert", "bounce", "unsubscribe"]
+"""Types of outcomes, as channels send them."""
+Counted = Literal[
+    "contact", "delivered", "impression", "click", "accept", "reject", "dismiss", "convert", "bounce", "unsubscribe"
 ]
+"""What policies count: outcomes, or the contact itself."""
 
 
 class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of the configuration as it is written."""
 
 
-class Case(Document):
+class Case(Document, frozen=True):
     """An example that must hold: a test of the rules of this file."""
 
     name: Annotated[Label, Meta(description="What the example shows.")]
@@ -81,7 +75,7 @@ class Case(Document):
         Given, Meta(description="What is known of the customer and the moment; what is left out is missing.")
     ]
     expect: Annotated[
-        dict[str, Any],
+        Mapping[str, Any],
         Meta(
             description="By id of a rule of this file, or by expression: true, false or a value; "
             "`eligible`: the ids of exactly those actions whose rules hold."
@@ -89,29 +83,27 @@ class Case(Document):
     ]
 
 
-class Given(Document):
+class Given(Document, frozen=True):
     """The customer and the moment of a case."""
 
-    profile: Annotated[dict[str, Any], Meta(description="Traits.")] = {}
-    aggregates: Annotated[dict[str, Any], Meta(description="Values of aggregates.")] = {}
+    profile: Annotated[Mapping[str, Any], Meta(description="Traits.")] = {}
+    aggregates: Annotated[Mapping[str, Any], Meta(description="Values of aggregates.")] = {}
     segments: Annotated[
         frozenset[str] | None, Meta(description="Segments the customer is in; left out: as their rules say.")
     ] = None
+    entered: Annotated[frozenset[str], Meta(description="Segments just entered.")] = frozenset()
+    left: Annotated[frozenset[str], Meta(description="Segments just left.")] = frozenset()
     last: Annotated[
-        dict[str, dict[str, Any]], Meta(description="Properties of the latest signal of an event, by event.")
+        Mapping[str, Mapping[str, Any]], Meta(description="Properties of the latest signal of an event, by event.")
     ] = {}
-    age_ms: Annotated[
-        dict[str, float], Meta(description="Milliseconds since a trait or aggregate was set.")
-    ] = {}
-    signal: Annotated[
-        dict[str, Any], Meta(description="Fields of the signal: event, type, properties ….")
-    ] = {}
-    request: Annotated[dict[str, Any], Meta(description="Fields of the request: placement, channel ….")] = {}
-    customer: Annotated[dict[str, Any], Meta(description="Fields of the customer: id, known ….")] = {}
+    age_ms: Annotated[Mapping[str, float], Meta(description="Milliseconds since a trait or aggregate was set.")] = {}
+    signal: Annotated[Mapping[str, Any], Meta(description="Fields of the signal: event, type, properties ….")] = {}
+    request: Annotated[Mapping[str, Any], Meta(description="Fields of the request: placement, channel ….")] = {}
+    customer: Annotated[Mapping[str, Any], Meta(description="Fields of the customer: id, known ….")] = {}
     at: Annotated[Moment, Meta(description="When it is.")] = "2026-01-01T00:00:00Z"
 
 
-class Scope(Document):
+class Scope(Document, frozen=True):
     """Which candidates are meant: those in every list that is given."""
 
     issues: Annotated[frozenset[Id], Meta(description="Only of these issues.")] = frozenset()

@@ -158,7 +158,7 @@ class Text:
             raise self.error(node, f"arguments of {name} are given without names")
         expected = function.arity(len(node.args))
         if expected:
-            raise self.error(node, f"{name} takes {expected} arguments, here are {len(node.args)}")
+            raise self.error(node, f"arguments of {name}: {expected} expected, {len(node.args)} given")
         if name == "has" and not isinstance(node.args[0], (ast.Name, ast.Attribute, ast.Subscript)):
             raise self.error(node, "has takes a path, such as has(profile.age)")
 

@@ -100,9 +100,7 @@ def shows_quiet(quiet: QuietHours, at: datetime) -> bool:
     days = quiet.days if quiet.days is not None else frozenset(range(7))
     if quiet.start_minute < quiet.end_minute:
         return at.weekday() in days and quiet.start_minute <= minute < quiet.end_minute
-    return (at.weekday() in days and minute >= quiet.start_minute) or (
-        yesterday in days and minute < quiet.end_minute
-    )
+    return (at.weekday() in days and minute >= quiet.start_minute) or (yesterday in days and minute < quiet.end_minute)
 
 
 def test_examples_in_docstrings_hold():
@@ -123,9 +121,7 @@ class TestDuration:
         lengths = [7 * DAY_MS, DAY_MS, HOUR_MS, MINUTE_MS, 1000, 1]
         assert parse_duration_ms(text) == sum(n * ms for n, ms in zip(numbers, lengths, strict=True))
 
-    @pytest.mark.parametrize(
-        "text", ["", "d", "30", "30 d", "-1d", "1h1d", "1d1d", "1.5h", "1y", "٣d", "1D", "1d\n"]
-    )
+    @pytest.mark.parametrize("text", ["", "d", "30", "30 d", "-1d", "1h1d", "1d1d", "1.5h", "1y", "٣d", "1D", "1d\n"])
     def test_anything_else_is_refused(self, text):
         """The refusal shows the text and an example of what would be right."""
         with pytest.raises(ValueError, match=re.escape(repr(text)) + r".*1d12h"):
@@ -362,9 +358,7 @@ class TestQuietHours:
     def test_a_quiet_weekend_ends_on_monday(self):
         """Whole days that touch end together."""
         quiet = QuietHours(0, 1440, frozenset({5, 6}))
-        assert quiet_until_ms(quiet, ms("2026-11-21T12:00:00+01:00"), MADRID) == ms(
-            "2026-11-23T00:00:00+01:00"
-        )
+        assert quiet_until_ms(quiet, ms("2026-11-21T12:00:00+01:00"), MADRID) == ms("2026-11-23T00:00:00+01:00")
 
     @pytest.mark.parametrize(
         ("span", "at", "until"),

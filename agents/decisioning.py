@@ -1,0 +1,65 @@
+"""The engine as the worker runs it: one configuration, one scorer, and the tables a partition keeps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import msgspec
+
+from agents.partitions import Engine
+from agents.tables import Table, TableSpec
+from engine.budgets import Spending
+from engine.identity import BUDGET, Identity
+from engine.pipeline import handle
+from engine.profile import Profile, Timer, decode_profile, encode_profile
+from engine.record import Effects, Record
+from engine.repertoire import Repertoire
+from engine.scoring import Scorer
+
+
+class PartitionState(msgspec.Struct):
+    """What one partition remembers, in its tables; see `engine.pipeline.State`."""
+
+    profiles: Table[Profile]
+    identities: Table[Identity]
+    budgets: Table[Spending]
+    committed: Mapping[str, int]
+    moved: deque[tuple[int, str]] = msgspec.field(default_factory=deque)
+
+
+class _Waiting(msgspec.Struct):
+    """The one part of a stored profile that says when its customer is to be woken."""
+
+    timers: list[Timer] = []
+
+
+_stored = msgspec.msgpack.Decoder(tuple[int, _Waiting])
+
+
+def due_ms(profile: bytes) -> int | None:
+    """When the earliest timer of an encoded profile is due, epoch milliseconds; None when it has none."""
+    waiting = _stored.decode(profile)[1]
+    return min((each.at_ms for each in waiting.timers), default=None)
+
+
+TABLES = (
+    TableSpec("profiles", "profiles", encode_profile, decode_profile, due=due_ms),
+    TableSpec("identities", "identities", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(Identity).decode),
+    TableSpec(
+        "budgets",
+        "identities",
+        msgspec.msgpack.Encoder().encode,
+        msgspec.msgpack.Decoder(Spending).decode,
+        prefix=f"{BUDGET}:",
+    ),
+)
+
+
+def engine_of(repertoire: Repertoire, scorer: Scorer) -> Engine:
+    """What a worker runs for a configuration."""
+
+    def handle_record(record: Record, state: PartitionState) -> Effects:
+        return handle(record, state, repertoire, scorer)
+
+    return Engine(handle_record, PartitionState, TABLES)

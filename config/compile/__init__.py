@@ -1,0 +1,4 @@
+"""Compiling: documents -> the engine's repertoire, with every fault of meaning found. Start with `repertoire`.
+
+`compilation` holds what all kinds share, `customers`, `offers` and `decisions` the kinds themselves.
+"""

@@ -1,0 +1,275 @@
+"""Compiling how to choose: triggers, constraints, arbitration, experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from config.compile.compilation import Compilation
+from config.documents.decisions import Arm as ArmDocument
+from config.documents.decisions import (
+    Budget,
+    ConstraintsFile,
+    ExperimentsFile,
+    Prioritisation,
+    Suppression,
+    TriggersFile,
+)
+from config.documents.decisions import ContactLimit as ContactLimitDocument
+from config.documents.decisions import Experiment as ExperimentDocument
+from config.documents.decisions import Holdout as HoldoutDocument
+from config.documents.decisions import Influencer as InfluencerDocument
+from config.documents.decisions import Trigger as TriggerDocument
+from config.documents.values import Scope as ScopeDocument
+from config.faults import Path, show
+from engine.expression import NUMBER
+from engine.funnel import REQUEST
+from engine.repertoire import (
+    Action,
+    Arbitration,
+    Arm,
+    BudgetRule,
+    ConsentRule,
+    Constraints,
+    ContactLimit,
+    ContextWeight,
+    Experiment,
+    Holdout,
+    Influencer,
+    Limits,
+    Scope,
+    SuppressionPolicy,
+    Trigger,
+)
+
+PURPOSES: Mapping[str, ConsentRule] = {"marketing": "required", "transactional": "none"}
+"""Purposes every configuration has; its own come on top."""
+_CLASSES = frozenset({"default", "mandatory", "transactional"})
+
+
+def _scope(path: Path, written: ScopeDocument, c: Compilation) -> Scope:
+    names = c.names
+    c.refer_all((*path, "issues"), written.issues, names.issues, "issue")
+    c.refer_all((*path, "groups"), written.groups, names.groups, "group")
+    c.refer_all((*path, "actions"), written.actions, names.actions, "action")
+    c.refer_all((*path, "tags"), written.tags, names.tags, "tag")
+    c.refer_all((*path, "channels"), written.channels, names.channels, "channel")
+    return Scope(
+        issues=written.issues,
+        groups=written.groups,
+        actions=written.actions,
+        tags=written.tags,
+        channels=written.channels,
+    )
+
+
+# --- Triggers ---
+
+
+def compile_triggers(file: TriggersFile, actions: Mapping[str, Action], c: Compilation) -> tuple[Trigger, ...]:
+    """Triggers by id."""
+    return tuple(_trigger(id_, each, actions, c) for id_, each in sorted(file.triggers.items()))
+
+
+def _trigger(id_: str, written: TriggerDocument, actions: Mapping[str, Action], c: Compilation) -> Trigger:
+    path: Path = ("triggers", "triggers", id_)
+    events = frozenset({written.on}) if isinstance(written.on, str) else written.on
+    c.events((*path, "on"), events)
+    c.refer((*path, "entered"), written.entered, c.names.segments, "segment")
+    c.refer((*path, "left"), written.left, c.names.segments, "segment")
+    after_ms = c.span_ms((*path, "after"), written.after, or_none=True)
+    if id_ == REQUEST:
+        c.fault(path, "this id stands for requests", found=show(id_), expected="another id")
+    if not (events or written.when or written.entered or written.left):
+        c.fault(path, "nothing sets it off", expected="at least one of on, when, entered and left")
+    if written.unless is not None and after_ms == 0:
+        c.fault((*path, "unless"), "it does not wait", expected="after: how long it waits", given=(*path, "after"))
+    _check_fallback((*path, "fallback"), written.fallback, actions, c)
+    return Trigger(
+        id=id_,
+        events=events,
+        when=c.optional((*path, "when"), written.when, c.vocabulary.on(events)),
+        entered=written.entered,
+        left=written.left,
+        after_ms=after_ms,
+        unless=c.optional((*path, "unless"), written.unless, c.vocabulary.rules),
+        scope=_scope((*path, "consider"), written.consider, c),
+        limit=written.limit,
+        fallback=written.fallback,
+        answer_always=written.answer == "always",
+    )
+
+
+def _check_fallback(path: Path, fallback: str | None, actions: Mapping[str, Action], c: Compilation) -> None:
+    """A trigger sends what is not made for a slot."""
+    c.refer(path, fallback, c.names.actions, "action")
+    action = actions.get(fallback or "")
+    if action is not None and all(treatment.placements for treatment in action.treatments):
+        expected = "an action with a treatment without placements"
+        c.fault(
+            path,
+            "can only be shown in placements",
+            found=show(fallback),
+            expected=expected,
+            given=("actions", "actions", action.id),
+        )
+
+
+# --- Constraints ---
+
+
+def purposes_of(file: ConstraintsFile) -> dict[str, ConsentRule]:
+    """The consent each purpose needs."""
+    return {**PURPOSES, **file.purposes}
+
+
+def compile_constraints(file: ConstraintsFile, limits: Limits, c: Compilation) -> Constraints:
+    """What holds back. `limits`: of the profile, whose history limits count in."""
+    return Constraints(
+        purposes=dict(sorted(purposes_of(file).items())),
+        suppressions=tuple(_suppression(id_, each, limits, c) for id_, each in sorted(file.suppressions.items())),
+        contact_limits=tuple(_contact_limit(id_, each, limits, c) for id_, each in sorted(file.contact_limits.items())),
+        budgets=tuple(_budget(id_, each, c) for id_, each in sorted(file.budgets.items())),
+    )
+
+
+def _suppression(id_: str, written: Suppression, limits: Limits, c: Compilation) -> SuppressionPolicy:
+    path: Path = ("constraints", "suppressions", id_)
+    _check_countable((*path, "threshold"), written.threshold, limits, c)
+    return SuppressionPolicy(
+        id=id_,
+        outcome=written.outcome,
+        level=written.level,
+        across_channels=written.across_channels,
+        threshold=written.threshold,
+        window_ms=c.span_ms((*path, "within"), written.within),
+        pause_ms=c.span_ms((*path, "pause"), written.pause),
+        scope=_scope((*path, "scope"), written.scope, c),
+    )
+
+
+def _contact_limit(id_: str, written: ContactLimitDocument, limits: Limits, c: Compilation) -> ContactLimit:
+    path: Path = ("constraints", "contact_limits", id_)
+    _check_countable((*path, "limit"), written.limit, limits, c)
+    window = c.window(path, written.per, written.rolling)
+    return ContactLimit(id=id_, limit=written.limit, window=window, scope=_scope((*path, "scope"), written.scope, c))
+
+
+def _check_countable(path: Path, count: int, limits: Limits, c: Compilation) -> None:
+    if count >= limits.contacts:
+        expected = f"less than profile.limits.contacts, {limits.contacts}"
+        c.fault(path, "more than the contact history holds", found=str(count), expected=expected)
+
+
+def _budget(id_: str, written: Budget, c: Compilation) -> BudgetRule:
+    path: Path = ("constraints", "budgets", id_)
+    window = c.window(path, written.per, written.rolling)
+    if written.unit == "decisions" and written.limit != int(written.limit):
+        c.fault((*path, "limit"), "decisions are whole", found=f"{written.limit:g}", expected="a whole number")
+    if written.pacing == "even" and written.rolling is not None:
+        c.fault((*path, "pacing"), "a rolling window has no beginning to pace from", expected="per, or pacing: none")
+    return BudgetRule(
+        id=id_,
+        unit=written.unit,
+        limit=written.limit,
+        window=window,
+        pacing=written.pacing,
+        scope=_scope((*path, "scope"), written.scope, c),
+    )
+
+
+# --- Arbitration ---
+
+
+def compile_arbitration(path: Path, written: Prioritisation, c: Compilation) -> Arbitration:
+    """How what remains is ranked, of the engine or of an arm."""
+    formula = None
+    if written.formula is not None:
+        formula = c.expression((*path, "formula"), written.formula, c.vocabulary.formulas, NUMBER)
+    return Arbitration(
+        propensity=written.factors.propensity,
+        context=written.factors.context,
+        value=written.factors.value,
+        lever=written.factors.lever,
+        formula=formula,
+        context_weights=tuple(
+            ContextWeight(
+                when=c.rule((*path, "context_weights", id_, "when"), each.when, f"context weight {id_}"),
+                weight=each.weight,
+                scope=_scope((*path, "context_weights", id_, "scope"), each.scope, c),
+            )
+            for id_, each in sorted(written.context_weights.items())
+        ),
+        influencers=tuple(
+            _influencer((*path, "influencers", id_), id_, each, c) for id_, each in sorted(written.influencers.items())
+        ),
+        epsilon=written.exploration.epsilon,
+        contenders=written.contenders,
+    )
+
+
+def _influencer(path: Path, id_: str, written: InfluencerDocument, c: Compilation) -> Influencer:
+    if written.steps == 1 and written.end != 0:
+        c.fault((*path, "end"), "never reached in one step", found=f"{written.end:g}", expected="steps: 2 or more")
+    source = _scope((*path, "source"), written.source, c)
+    target = source if written.target is None else _scope((*path, "target"), written.target, c)
+    return Influencer(
+        id=id_,
+        outcome=written.outcome,
+        source=source,
+        target=target,
+        start=written.start,
+        end=written.end,
+        steps=written.steps,
+        period_ms=c.span_ms((*path, "period"), written.period),
+    )
+
+
+# --- Experiments ---
+
+
+def compile_experiments(file: ExperimentsFile, c: Compilation) -> tuple[Experiment, ...]:
+    """Experiments by id."""
+    return tuple(_experiment(id_, each, c) for id_, each in sorted(file.experiments.items()))
+
+
+def _experiment(id_: str, written: ExperimentDocument, c: Compilation) -> Experiment:
+    path: Path = ("experiments", "experiments", id_)
+    c.refer_all((*path, "triggers"), written.triggers, c.names.triggers | {REQUEST}, "trigger")
+    return Experiment(
+        id=id_,
+        salt=written.salt or id_,
+        when=c.optional((*path, "when"), written.when, c.vocabulary.rules),
+        triggers=written.triggers,
+        arms=tuple(_arm((*path, "arms", key), key, each, c) for key, each in sorted(written.arms.items())),
+    )
+
+
+def _arm(path: Path, id_: str, written: ArmDocument, c: Compilation) -> Arm:
+    offers = c.names.actions | c.names.treatments
+    c.refer_all((*path, "only"), written.only, offers, "action or treatment")
+    c.refer_all((*path, "exclude"), written.exclude, offers, "action or treatment")
+    for both in sorted(written.only & written.exclude):
+        at = c.draft.item((*path, "exclude"), both)
+        c.fault(at, "also in only", found=show(both), expected="either in only or in exclude")
+    ranking = written.arbitration
+    return Arm(
+        id=id_,
+        weight=written.weight,
+        only=written.only,
+        exclude=written.exclude,
+        arbitration=None if ranking is None else compile_arbitration((*path, "arbitration"), ranking, c),
+    )
+
+
+def compile_holdout(written: HoldoutDocument | None, c: Compilation) -> Holdout | None:
+    """The global holdout, its buckets as parts of 1."""
+    if written is None:
+        return None
+    path: Path = ("experiments", "holdout")
+    if written.low >= written.high:
+        expected = f"more than from, {written.low:g}"
+        c.fault((*path, "to"), "an empty range", found=f"{written.high:g}", expected=expected)
+    c.refer_all((*path, "exempt"), written.exempt, c.names.tags | _CLASSES, "class or tag")
+    return Holdout(
+        id="holdout", salt=written.salt, low=written.low / 100, high=written.high / 100, exempt=written.exempt
+    )

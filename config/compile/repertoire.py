@@ -1,0 +1,69 @@
+"""From a draft to the repertoire: every kind compiled in an order in which each finds what it refers to."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from config.compile import customers, decisions, offers
+from config.compile.compilation import Compilation
+from config.documents import DOCUMENTS
+from config.documents.customers import EngineFile, ProfileFile, SegmentsFile
+from config.documents.decisions import ArbitrationFile, ConstraintsFile, ExperimentsFile, TriggersFile
+from config.documents.offers import ActionsFile, ChannelsFile
+from config.draft import Draft
+from config.faults import Fault
+from engine.history import retention_of
+from engine.repertoire import Repertoire
+
+
+def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
+    """Compile everything; with faults the repertoire has stand-ins in it and must not be used."""
+    c = Compilation(draft)
+    engine = draft.document(EngineFile, name="unnamed", source="unnamed")
+    channels, acts = draft.document(ChannelsFile), draft.document(ActionsFile)
+    constraints, experiments = draft.document(ConstraintsFile), draft.document(ExperimentsFile)
+    profile = draft.document(ProfileFile)
+    zones = customers.compile_zones(engine, c)
+    rules = customers.compile_profile(profile, draft.document(SegmentsFile), c)
+    placements = offers.compile_placements(channels, acts, c)
+    actions = offers.compile_actions(acts, placements, decisions.purposes_of(constraints), c)
+    held = decisions.compile_constraints(constraints, rules.limits, c)
+    arbitration = decisions.compile_arbitration(("arbitration",), draft.document(ArbitrationFile), c)
+    tests = decisions.compile_experiments(experiments, c)
+    arbitrations = [each.arbitration for test in tests for each in test.arms if each.arbitration is not None]
+    repertoire = Repertoire(
+        name=engine.name,
+        version=version_of(draft),
+        prefix=engine.prefix,
+        partitions=engine.partitions,
+        source=engine.source,
+        max_future_ms=c.span_ms(("engine", "max_future"), engine.max_future, or_none=True),
+        zones=zones,
+        identity=customers.compile_identity(profile.identifiers, c),
+        profile=rules,
+        channels=offers.compile_channels(channels, c),
+        placements=placements,
+        actions=actions,
+        candidates=offers.candidates_of(actions),
+        predicates=c.predicates,
+        constraints=held,
+        retention=retention_of(held, (arbitration, *arbitrations), tuple(actions.values())),
+        arbitration=arbitration,
+        experiments=tests,
+        holdout=decisions.compile_holdout(experiments.holdout, c),
+        triggers=decisions.compile_triggers(draft.document(TriggersFile), actions, c),
+        parameters=engine.parameters,
+    )
+    return repertoire, c.faults
+
+
+def version_of(draft: Draft) -> str:
+    """64 bits in hexadecimal over the content: names of files, order of entries, comments and cases do not matter."""
+    content = {
+        kind: draft.document(shape, **({"name": "", "source": ""} if kind == "engine" else {}))
+        for kind, shape in DOCUMENTS.items()
+    }
+    encoded = msgspec.json.encode(content, order="deterministic")
+    return hashlib.blake2b(encoded, digest_size=8).hexdigest()

@@ -1,0 +1,175 @@
+"""Repertoires built in code, for tests of the engine that need no files. Defaults decide something sensible."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from engine.calendar import Zones
+from engine.expression import Predicates, compile_expression
+from engine.history import retention_of
+from engine.record import Output
+from engine.repertoire import (
+    Action,
+    Arbitration,
+    Candidate,
+    Channel,
+    Constraints,
+    Engagement,
+    Experiment,
+    Holdout,
+    IdentifierKind,
+    IdentityRules,
+    Placement,
+    ProfileRules,
+    Repertoire,
+    Rule,
+    Treatment,
+    Trigger,
+)
+from engine.replay import Replay
+from engine.template import compile_template
+from models.baseline import PriorScorer
+
+START_MS = 1_767_600_000_000
+"""Monday 2026-01-05, 08:00 UTC."""
+DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+
+_ZONES = ("UTC", "Europe/Madrid", "America/New_York", "America/Los_Angeles", "Asia/Tokyo")
+
+
+def zones(default: tuple[str, ...] = ("UTC",)) -> Zones:
+    """A few real zones; Spain and the United States as countries."""
+    by_country = {"ES": ("Europe/Madrid",), "US": ("America/New_York", "America/Los_Angeles")}
+    return Zones({name: ZoneInfo(name) for name in _ZONES}, by_country, default)
+
+
+def a_rule(source: str, predicates: Predicates, where: str = "action") -> Rule:
+    """A compiled rule whose predicates are entered into a table."""
+    return Rule(predicates=predicates.add(compile_expression(source)), where=where)
+
+
+class Builder:
+    """Collects actions and settings and compiles them into a repertoire; every part has a default."""
+
+    def __init__(self) -> None:
+        self.predicates = Predicates()
+        self.actions: list[Action] = []
+
+    def rules(self, *sources: str) -> tuple[Rule, ...]:
+        """Rules over this repertoire's predicates."""
+        return tuple(a_rule(source, self.predicates) for source in sources)
+
+    def treatment(self, id_: str, channel: str = "email", **changes: Any) -> Treatment:
+        """A treatment; `content` may be plain text templates."""
+        content = changes.pop("content", {"body": "Hello {profile.first_name|there}"})
+        compiled = {name: compile_template(text) for name, text in content.items()}
+        return Treatment(
+            id=id_, channel=channel, content=compiled, **{"purpose": "marketing", "propensity": 0.1, **changes}
+        )
+
+    def action(self, id_: str, *treatments: Treatment, **changes: Any) -> Builder:
+        """Add an action; one e-mail treatment unless others are given. `eligibility` etc. may be lists of sources."""
+        layers = {
+            layer: self.rules(*changes.pop(layer, ())) for layer in ("eligibility", "applicability", "suitability")
+        }
+        settings: dict[str, Any] = {
+            "issue": "sales",
+            "group": "offers",
+            "value": 10.0,
+            "expires_after_ms": DAY_MS,
+            "answerable_ms": 7 * DAY_MS,
+            "engagement": Engagement(**layers),
+            "treatments": treatments or (self.treatment(f"{id_}-email"),),
+        }
+        self.actions.append(Action(id=id_, **{**settings, **changes}))
+        return self
+
+    def build(self, **changes: Any) -> Repertoire:
+        """The repertoire; keyword arguments replace its fields."""
+        arbitration = changes.get("arbitration", Arbitration())
+        constraints = changes.get("constraints", Constraints(purposes={"marketing": "implied"}))
+        actions = sorted(self.actions, key=lambda each: each.id)
+        pairs = [(action, each) for action in actions for each in sorted(action.treatments, key=lambda each: each.id)]
+        settings: dict[str, Any] = {
+            "name": "test",
+            "version": "v1",
+            "prefix": "batuta.",
+            "partitions": 4,
+            "source": "/test",
+            "max_future_ms": 600_000,
+            "zones": zones(),
+            "identity": identity_rules(),
+            "profile": ProfileRules(),
+            "channels": channels(),
+            "placements": {"hero": Placement(id="hero", channel="web", limit=3)},
+            "actions": {each.id: each for each in actions},
+            "candidates": tuple(
+                Candidate(index=index, action=action, treatment=each) for index, (action, each) in enumerate(pairs)
+            ),
+            "predicates": self.predicates,
+            "constraints": constraints,
+            "retention": retention_of(constraints, (arbitration,), tuple(actions)),
+            "arbitration": arbitration,
+            "experiments": (),
+            "holdout": None,
+            "triggers": (Trigger(id="go", events=frozenset({"Go"})),),
+        }
+        return Repertoire(**{**settings, **changes})
+
+
+def identity_rules(**limits: int) -> IdentityRules:
+    """userId 1, email 5, anonymousId 5 ever, unless other limits are given; the usual blocked values."""
+    kinds = {"userId": 1, "email": 5, "anonymousId": 5, **limits}
+    return IdentityRules(
+        kinds=tuple(IdentifierKind(kind=kind, limit=limit) for kind, limit in kinds.items()),
+        blocked=(re.compile("^[0-]*$"), re.compile("^(-1|null|anonymous)$")),
+    )
+
+
+def channels() -> dict[str, Channel]:
+    """E-mail, push (with a topic of its own) and SMS to write to; web to be visited."""
+    each = (
+        Channel(id="email"),
+        Channel(id="push", topic=True),
+        Channel(id="sms"),
+        Channel(id="web", inbound=True),
+    )
+    return {channel.id: channel for channel in each}
+
+
+def a_signal(event: str | None = "Go", user: str | None = "u1", **fields: Any) -> bytes:
+    """The JSON of a signal: a `track` of `event`, or whatever `fields` make of it."""
+    body: dict[str, Any] = {"type": "track", "event": event, "userId": user, **fields}
+    return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+
+
+def a_replay(repertoire: Repertoire) -> Replay:
+    """A whole engine in memory, scoring by priors."""
+    return Replay(repertoire, PriorScorer(repertoire))
+
+
+def decisions_of(outputs: Iterable[Output]) -> list[dict[str, Any]]:
+    """The decoded values of `decisions`."""
+    return [json.loads(each.value) for each in outputs if each.topic == "decisions"]
+
+
+__all__ = [
+    "DAY_MS",
+    "HOUR_MS",
+    "START_MS",
+    "Builder",
+    "Experiment",
+    "Holdout",
+    "a_replay",
+    "a_rule",
+    "a_signal",
+    "channels",
+    "decisions_of",
+    "identity_rules",
+    "zones",
+]
