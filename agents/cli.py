@@ -28,7 +28,7 @@ from agents.explanation import explain_decision
 from agents.replay_files import replay as replay_files
 from agents.settings import InvalidSettings, Settings, read_settings
 from agents.topics import TopicsUnusable
-from config import check_directory, load_directory
+from config.load import check_directory, load_directory
 from config.faults import ConfigInvalid
 from config.schema import KINDS, schema_of
 from engine.repertoire import Repertoire

@@ -74,7 +74,7 @@ class Thread(driver.AIOKafkaConsumerThread):
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; False when the partitions have meanwhile gone. Raises what else Kafka raises."""
         try:
-            await self._ensure_consumer().commit(dict(offsets))
+            await self._ensure_consumer().commit({driver.ensure_aiokafka_TP(at): end for at, end in offsets.items()})
         except (CommitFailedError, IllegalStateError):
             return False
         return True

@@ -42,14 +42,21 @@ def run_worker(
     without committing: the restart replays.
     """
     quiet_logging()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings, engine, needed, create_topics=create_topics))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(settings, engine, needed, create_topics=create_topics))
+    except Exception as error:
+        fail("the worker", error)
 
 
 def quiet_logging() -> None:
-    """Our own lines from INFO on, those of the libraries from ERROR on, all to standard error."""
-    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("batuta").setLevel(logging.INFO)
+    """Our own lines from INFO on, nothing of the libraries: what goes wrong in them ends up in a line of ours.
+
+    Does nothing when logging is configured already.
+    """
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
+        log.setLevel(logging.INFO)
 
 
 def fail(what: str, error: BaseException) -> NoReturn:
@@ -108,6 +115,8 @@ async def _serve(app: App) -> None:
             await app.stop()
     except TimeoutError:
         log.warning("Faust did not stop within %.0f s; everything is committed all the same", _STOP_SECONDS)
+        logging.shutdown()
+        os._exit(DONE)
 
 
 async def _start(app: App) -> None:

@@ -100,8 +100,8 @@ class _CaseRun:
 
     def _expect(self, key: str, expected: Any, moment: Moment) -> None:
         if key == ELIGIBLE:
-            verdict: Verdict | None = eligible(moment)
             expected = sorted(expected) if _is_ids(expected) else expected
+            verdict: Verdict | None = eligible(moment, expected if isinstance(expected, list) else ())
         elif key in rule_ids(self.kind, moment.repertoire):
             verdict = judge(self.kind, key, moment)
         else:

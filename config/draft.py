@@ -41,13 +41,21 @@ class Draft(msgspec.Struct):
         """Where the key of a value stands, or the value itself."""
         return self.keys.get(path) or self.place(path)
 
+    def where(self, path: Path) -> Place:
+        """Where to point: at a value, but of a whole map at its key."""
+        return self.key_place(path) if isinstance(self._written(path), dict) else self.place(path)
+
     def item(self, path: Path, value: str) -> Path:
         """The path of a value in a list, whose own path is given."""
+        written = self._written(path)
+        return (*path, written.index(value)) if isinstance(written, list) and value in written else path
+
+    def _written(self, path: Path) -> Any:
         written: Any = self.written
         for step in path:
             known = isinstance(written, list) or (isinstance(written, dict) and step in written)
             written = written[step] if known else None
-        return (*path, written.index(value)) if isinstance(written, list) and value in written else path
+        return written
 
     def document(self, shape: type[_File], **defaults: Any) -> _File:
         """The document of a kind; `defaults` stand in for required fields of a file that is not there."""

@@ -228,6 +228,8 @@ class _Reading:
             else:
                 self.source.keys[(*path, key)] = place
                 found[key] = self.value(value_node, (*path, key))
+                if value_node.start_mark.index == value_node.end_mark.index:
+                    self.source.values[(*path, key)] = place  # nothing is written: the mark is at what comes next
         return found
 
     def _scalar(self, node: ScalarNode, path: Path, place: Place) -> Any:

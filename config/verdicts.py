@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -41,13 +41,13 @@ def judge(kind: str, id_: str, moment: Moment) -> Verdict:
     return _JUDGES[kind](id_, moment)
 
 
-def eligible(moment: Moment) -> Verdict:
-    """The ids of the actions of which some treatment qualifies, sorted."""
+def eligible(moment: Moment, expected: Collection[str]) -> Verdict:
+    """The ids of the actions of which some treatment qualifies, sorted; why not those that are missing."""
     rejections: list[Rejection] = []
     qualified = qualify(moment.repertoire.candidates, moment.context, moment.repertoire, rejections)
     actions = sorted({each.action.id for each in qualified})
-    why = "; ".join(f"{each.action}: {each.reason}" for each in rejections if each.action not in actions)
-    return Verdict(actions, why)
+    missing = {each.action: each for each in rejections if each.action in expected and each.action not in actions}
+    return Verdict(actions, "; ".join(f"{id_}: {each.stage}: {each.reason}" for id_, each in sorted(missing.items())))
 
 
 def _offer(id_: str, moment: Moment) -> Verdict:
@@ -58,7 +58,8 @@ def _offer(id_: str, moment: Moment) -> Verdict:
     rejections: list[Rejection] = []
     if qualify(chosen, moment.context, moment.repertoire, rejections):
         return Verdict(True)
-    return Verdict(False, "; ".join(f"{each.stage}: {each.reason}" for each in rejections))
+    reasons = dict.fromkeys(f"{each.stage}: {each.reason}" for each in rejections)
+    return Verdict(False, "; ".join(reasons))
 
 
 def _trigger(id_: str, moment: Moment) -> Verdict:

@@ -52,7 +52,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     last_signals: int = 50
     last_signal_bytes: int = 2048
     contacts: int = 200
-    open_decisions: int = 50
     recent_messages: int = 32
     identifiers: int = 50
     timers: int = 50

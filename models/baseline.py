@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from engine.context import Context
@@ -42,3 +43,30 @@ class PriorScorer:
         answered = sum(each.channel == channel and each.type in _POSITIVE for each in profile.answers)
         rate = min(1.0, answered / contacts) if contacts else 0.0
         return (STARTING_EVIDENCE * usual + contacts * rate) / (STARTING_EVIDENCE + contacts) / usual
+
+
+# --- Chance, to compare with ---
+
+RANDOM_MODEL = "random"
+
+
+class RandomScorer:
+    """Scores every candidate by chance: what an engine that knows nothing would do under the same rules.
+
+    A propensity is uniform over [0, 1) and a pure function of the seed, the customer, the moment and the treatment,
+    so neither the order of the candidates nor which others there are changes it.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+        self._models = {RANDOM_MODEL: str(seed)}
+
+    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile) -> Scores:
+        """Propensity of each candidate, in [0, 1)."""
+        moment = f"{self._seed}\0{profile.customer_id}\0{context['now_ms']}\0"
+        return Scores([_uniform(f"{moment}{each.action.id}\0{each.treatment.id}") for each in candidates], self._models)
+
+
+def _uniform(name: str) -> float:
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2.0**53

@@ -64,7 +64,7 @@ class Compilation:
     ) -> None:
         """Report a fault, unless it comes of a part that was left out, at the path or at what is `given` with it."""
         if path not in self._spoilt and given not in self._spoilt:
-            place = self.draft.place(path)
+            place = self.draft.where(path)
             self.faults.append(place.fault(path[1:], message, found=found, expected=expected, suggestion=suggestion))
 
     # --- Expressions ---
@@ -127,12 +127,12 @@ class Compilation:
     # --- Times ---
 
     def span_ms(self, path: Path, text: str, *, or_none: bool = False) -> int:
-        """A duration, above zero unless none will do, at most about a year."""
+        """A duration, above zero unless none will do, at most a year."""
         ms = parse_duration_ms(text)
         if ms > LONGEST_MS or (ms == 0 and not or_none):
             expected = f"{'no time' if or_none else 'more than none'} to 366d"
             self.fault(path, "a duration out of range", found=show(text), expected=expected)
-            return 1
+            return DAY_MS
         return ms
 
     def window(self, path: Path, per: str | None, rolling: str | None) -> Window:
@@ -140,7 +140,7 @@ class Compilation:
         if (per is None) is (rolling is None):
             found = "neither" if per is None else "both"
             self.fault(path, "over which time?", found=found, expected='one of per: "1 week" and rolling: 7d')
-            return Window(span_ms=1)
+            return Window(span_ms=DAY_MS)
         if rolling is not None:
             return Window(span_ms=self.span_ms((*path, "rolling"), rolling))
         count, _, unit_name = (per or "").removesuffix("s").rpartition(" ")

@@ -104,7 +104,7 @@ def _aggregate(name: str, written: AggregateDocument, c: Compilation) -> Aggrega
             source=repr((sorted(written.events), *keys)),
         )
     except ValueError as error:
-        c.fault(path, str(error))
+        c.fault(path, str(error).removeprefix(f"aggregate {name!r}: "))
         return Aggregate(name=name, function="count", window=Window("lifetime"))
 
 

@@ -21,13 +21,14 @@ from config.documents.decisions import Influencer as InfluencerDocument
 from config.documents.decisions import Trigger as TriggerDocument
 from config.documents.values import Scope as ScopeDocument
 from config.faults import Path, show
+from engine.candidates import for_trigger
 from engine.expression import NUMBER
 from engine.funnel import REQUEST
 from engine.repertoire import (
-    Action,
     Arbitration,
     Arm,
     BudgetRule,
+    Candidate,
     ConsentRule,
     Constraints,
     ContactLimit,
@@ -36,6 +37,7 @@ from engine.repertoire import (
     Holdout,
     Influencer,
     Limits,
+    Repertoire,
     Scope,
     SuppressionPolicy,
     Trigger,
@@ -65,12 +67,12 @@ def _scope(path: Path, written: ScopeDocument, c: Compilation) -> Scope:
 # --- Triggers ---
 
 
-def compile_triggers(file: TriggersFile, actions: Mapping[str, Action], c: Compilation) -> tuple[Trigger, ...]:
+def compile_triggers(file: TriggersFile, c: Compilation) -> tuple[Trigger, ...]:
     """Triggers by id."""
-    return tuple(_trigger(id_, each, actions, c) for id_, each in sorted(file.triggers.items()))
+    return tuple(_trigger(id_, each, c) for id_, each in sorted(file.triggers.items()))
 
 
-def _trigger(id_: str, written: TriggerDocument, actions: Mapping[str, Action], c: Compilation) -> Trigger:
+def _trigger(id_: str, written: TriggerDocument, c: Compilation) -> Trigger:
     path: Path = ("triggers", "triggers", id_)
     events = frozenset({written.on}) if isinstance(written.on, str) else written.on
     c.events((*path, "on"), events)
@@ -83,7 +85,7 @@ def _trigger(id_: str, written: TriggerDocument, actions: Mapping[str, Action], 
         c.fault(path, "nothing sets it off", expected="at least one of on, when, entered and left")
     if written.unless is not None and after_ms == 0:
         c.fault((*path, "unless"), "it does not wait", expected="after: how long it waits", given=(*path, "after"))
-    _check_fallback((*path, "fallback"), written.fallback, actions, c)
+    c.refer((*path, "fallback"), written.fallback, c.names.actions, "action")
     return Trigger(
         id=id_,
         events=events,
@@ -99,19 +101,23 @@ def _trigger(id_: str, written: TriggerDocument, actions: Mapping[str, Action], 
     )
 
 
-def _check_fallback(path: Path, fallback: str | None, actions: Mapping[str, Action], c: Compilation) -> None:
-    """A trigger sends what is not made for a slot."""
-    c.refer(path, fallback, c.names.actions, "action")
-    action = actions.get(fallback or "")
-    if action is not None and all(treatment.placements for treatment in action.treatments):
-        expected = "an action with a treatment without placements"
-        c.fault(
-            path,
-            "can only be shown in placements",
-            found=show(fallback),
-            expected=expected,
-            given=("actions", "actions", action.id),
-        )
+def check_pools(repertoire: Repertoire, c: Compilation) -> None:
+    """Every trigger has something it may choose, and its fallback is something that can be sent."""
+    sendable = {each.action.id for each in repertoire.candidates if _is_sendable(each, repertoire)}
+    for trigger in repertoire.triggers:
+        path: Path = ("triggers", "triggers", trigger.id)
+        if not for_trigger(repertoire, trigger):
+            c.fault(
+                path, "no treatment can be sent", expected="one in its scope, on no inbound channel, for no placement"
+            )
+        if trigger.fallback is not None and trigger.fallback not in sendable:
+            expected = "an action with a treatment on no inbound channel, for no placement"
+            c.fault((*path, "fallback"), "cannot be sent", found=show(trigger.fallback), expected=expected)
+
+
+def _is_sendable(candidate: Candidate, repertoire: Repertoire) -> bool:
+    """Whether the engine may send a treatment without being asked."""
+    return not candidate.treatment.placements and not repertoire.channels[candidate.treatment.channel].inbound
 
 
 # --- Constraints ---

@@ -32,7 +32,12 @@ def compile_channels(file: ChannelsFile, c: Compilation) -> dict[str, Channel]:
             if (span := _quiet_hours((*path, "quiet_hours", index), written, c)) is not None
         )
         channels[id_] = Channel(
-            id=id_, topic=each.topic, reachable=reachable or None, answers=each.answers, quiet_hours=quiet
+            id=id_,
+            inbound=each.inbound,
+            topic=each.topic,
+            reachable=reachable or None,
+            answers=each.answers,
+            quiet_hours=quiet,
         )
     return channels
 

@@ -21,7 +21,7 @@ from engine.repertoire import Repertoire
 def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
     """Compile everything; with faults the repertoire has stand-ins in it and must not be used."""
     c = Compilation(draft)
-    engine = draft.document(EngineFile, name="unnamed", source="unnamed")
+    engine = _engine(draft)
     channels, acts = draft.document(ChannelsFile), draft.document(ActionsFile)
     constraints, experiments = draft.document(ConstraintsFile), draft.document(ExperimentsFile)
     profile = draft.document(ProfileFile)
@@ -53,17 +53,22 @@ def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
         arbitration=arbitration,
         experiments=tests,
         holdout=decisions.compile_holdout(experiments.holdout, c),
-        triggers=decisions.compile_triggers(draft.document(TriggersFile), actions, c),
+        triggers=decisions.compile_triggers(draft.document(TriggersFile), c),
         parameters=engine.parameters,
+        seed=engine.seed,
     )
+    if not c.faults:
+        decisions.check_pools(repertoire, c)
     return repertoire, c.faults
+
+
+def _engine(draft: Draft) -> EngineFile:
+    """The engine's file, or a stand-in so that the other files are checked without it."""
+    return draft.document(EngineFile, name="unnamed", source="unnamed")
 
 
 def version_of(draft: Draft) -> str:
     """64 bits in hexadecimal over the content: names of files, order of entries, comments and cases do not matter."""
-    content = {
-        kind: draft.document(shape, **({"name": "", "source": ""} if kind == "engine" else {}))
-        for kind, shape in DOCUMENTS.items()
-    }
-    encoded = msgspec.json.encode(content, order="deterministic")
+    content = {kind: draft.document(shape) for kind, shape in DOCUMENTS.items() if shape is not EngineFile}
+    encoded = msgspec.json.encode({**content, "engine": _engine(draft)}, order="deterministic")
     return hashlib.blake2b(encoded, digest_size=8).hexdigest()

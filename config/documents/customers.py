@@ -37,6 +37,7 @@ class EngineFile(Document, frozen=True, tag_field="kind", tag="engine"):
         ),
     ] = ("UTC",)
     max_future: Annotated[Duration, Meta(description="How far ahead of the broker a signal's time may be.")] = "10m"
+    seed: Annotated[int, Meta(description="Salt of every random draw.", ge=0)] = 0
     parameters: Annotated[
         Mapping[Name, Any], Meta(description="Named constants: `parameters.<name>` in expressions.")
     ] = {}
@@ -140,7 +141,6 @@ class Limits(Document, frozen=True):
     last_signals: Annotated[Count, Meta(description="Events of which the latest signal is kept.")] = 50
     last_signal_bytes: Annotated[Count, Meta(description="Bytes of properties of such a signal.")] = 2048
     contacts: Annotated[Count, Meta(description="Contacts in the history that caps count.")] = 200
-    open_decisions: Annotated[Count, Meta(description="Decisions awaiting an outcome.")] = 50
     recent_messages: Annotated[Count, Meta(description="Message ids remembered against duplicates.")] = 32
     identifiers: Annotated[Count, Meta(description="Identifiers.")] = 50
     timers: Annotated[Count, Meta(description="Triggers waiting for their time.")] = 50

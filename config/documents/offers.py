@@ -38,6 +38,9 @@ class QuietHours(Document, frozen=True):
 class Channel(Document, frozen=True):
     """A touchpoint that treatments go to."""
 
+    inbound: Annotated[
+        bool, Meta(description="The customer comes to it: only requests choose it, never a trigger.")
+    ] = False
     topic: Annotated[bool, Meta(description="Also publish its decisions to `decisions.<channel>`.")] = False
     reachable: Annotated[Condition | None, Meta(description="Whom it reaches; left out: everybody.")] = None
     answers: Annotated[Share, Meta(description="Expected share of answered contacts.")] = 0.1

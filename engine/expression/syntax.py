@@ -138,9 +138,7 @@ class Text:
                     raise self.error(node, "an integer of more than 64 bits")
             case str(text):
                 if len(text) > MAX_CONSTANT:
-                    raise self.error(
-                        node, f"a text of {len(text):,} characters, allowed are {MAX_CONSTANT:,}"
-                    )
+                    raise self.error(node, f"a text of {len(text):,} characters, allowed are {MAX_CONSTANT:,}")
                 if not is_unicode(text):
                     raise self.error(node, "a text with half a surrogate pair is no Unicode text")
             case other:
@@ -240,9 +238,7 @@ class _Canonical(ast.NodeTransformer):
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
         node.ops = [_EQUALITY.get(type(op), type(op))() for op in node.ops]
-        repeatable = all(
-            isinstance(each, ast.Constant) or static_path(each) for each in node.comparators[:-1]
-        )
+        repeatable = all(isinstance(each, ast.Constant) or static_path(each) for each in node.comparators[:-1])
         return _at(node, ast.BoolOp(ast.And(), _links(node))) if repeatable and len(node.ops) > 1 else node
 
 

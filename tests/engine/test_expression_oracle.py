@@ -153,7 +153,7 @@ def check(pair: Pair, profile: dict[str, Any]) -> None:
     assert expression.test(scope) is (expected is True)
 
 
-@settings(max_examples=1_200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(pairs("truth", 4), PROFILES, PROFILES)
 def test_rules_hold_when_cel_says_so(pair: Pair, one: dict[str, Any], other: dict[str, Any]) -> None:
     """A rule's value, errors included, is that of the translated rule in CEL."""
@@ -161,7 +161,7 @@ def test_rules_hold_when_cel_says_so(pair: Pair, one: dict[str, Any], other: dic
     check(pair, other)
 
 
-@settings(max_examples=200)
+@settings(max_examples=150)
 @given(pairs("number", 4), PROFILES)
 def test_formulas_give_what_cel_gives(pair: Pair, profile: dict[str, Any]) -> None:
     """A formula's value, errors included, is that of the translated formula in CEL."""
