@@ -8,9 +8,11 @@ from typing import Any
 
 import faust
 from faust.sensors.monitor import Monitor
+from faust.tables.manager import TableManager
 
 from agents import topics, transport
 from agents.metrics import Metrics
+from agents.offsets import TopicPartition
 from agents.ownership import Fail, Ownership
 from agents.partitions import Batch, Engine, Routes
 from agents.settings import Settings
@@ -30,6 +32,15 @@ class App(faust.App):
 
     def _create_directories(self) -> None:
         """Keep nothing on disk: state is in Kafka."""
+
+
+class NoTables(TableManager):
+    """Faust's table manager without tables, and without the second it waits for some at every start."""
+
+    async def on_start(self) -> None:
+        """Go on at once."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class QuietMonitor(Monitor):
@@ -81,9 +92,7 @@ def build_app(settings: Settings, engine: Engine, fail: Fail) -> App:
     app.ownership = Ownership(settings, engine, routes, metrics, fail)
     app.roles = {routes.topic(role): role for role in topics.READ_IN_BATCHES}
     for name, role in app.roles.items():
-        topic = app.topic(
-            name, key_type=bytes, value_serializer="raw", acks=False, partitions=settings.partitions
-        )
+        topic = app.topic(name, key_type=bytes, value_serializer="raw", acks=False, partitions=settings.partitions)
         app.agent(topic, name=role)(batch_agent(app.ownership.process))
     _follow_group(app)
     return app
@@ -94,7 +103,9 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
     return {
         "broker": list(transport.broker_urls(settings.bootstrap)),
         "Monitor": QuietMonitor,
+        "TableManager": NoTables,
         "broker_commit_interval": 60.0,
+        "broker_max_poll_interval": 3600.0,
         "broker_session_timeout": settings.session_timeout_seconds,
         "broker_heartbeat_interval": settings.heartbeat_seconds,
         "broker_rebalance_timeout": settings.rebalance_timeout_seconds,
@@ -120,15 +131,16 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
 def _follow_group(app: App) -> None:
     """Restore state when the group has assigned partitions, before records flow."""
 
-    async def restore(sender: Any, **_: Any) -> None:  # noqa: ARG001 - the signal's signature
+    async def restore(*_: Any, **__: Any) -> None:
         generation = app.consumer_generation_id
+        assigned = [TopicPartition(*at) for at in app.consumer.assignment()]
         try:
-            ready = await app.ownership.take_over(app.consumer.assignment(), app.roles)
+            ready = await app.ownership.take_over(assigned, app.roles)
         except Exception as error:
             app.ownership.fail("taking partitions over", error)
             raise
-        while not ready and app.consumer_generation_id == generation and not app.should_stop:
-            # Faust would let records flow: the partitions are gone, and the group is still at it.
+        # The partitions are gone and the group is not done yet: returning would let records flow.
+        while not ready and app.consumer_generation_id == generation:  # noqa: ASYNC110 - Faust has no event for it
             await asyncio.sleep(_GENERATION_POLL_SECONDS)
 
     app.on_rebalance_complete.connect(restore)

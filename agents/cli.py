@@ -218,7 +218,9 @@ def _read_settings(**given: Any) -> Settings:
 
 
 def _settings(repertoire: Repertoire, **given: Any) -> Settings:
-    return _read_settings(prefix=repertoire.prefix, partitions=repertoire.partitions, **given)
+    """Settings of a worker: topics as configured, and a group of its own for each engine unless told otherwise."""
+    group = None if os.environ.get("BATUTA_GROUP") else f"batuta-{repertoire.name}"
+    return _read_settings(prefix=repertoire.prefix, partitions=repertoire.partitions, group=group, **given)
 
 
 def _topics_of(repertoire: Repertoire) -> tuple[topics.Topic, ...]:

@@ -62,9 +62,7 @@ def fast_engine(engine: Engine, clock: FastClock) -> Engine:
 
 
 def _dated(record: Record, timestamp_ms: int) -> Record:
-    return Record(
-        record.topic, record.partition, record.offset, timestamp_ms, record.key, record.value, record.headers
-    )
+    return Record(record.topic, record.partition, record.offset, timestamp_ms, record.key, record.value, record.headers)
 
 
 def _real(output: Output, clock: FastClock) -> Output:

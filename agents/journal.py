@@ -222,9 +222,7 @@ async def _claim(
     return {at: (await future).offset for at, future in sent.items()}
 
 
-async def _read_to(
-    consumer: Any, readers: Mapping[TopicPartition, Reader], ends: Mapping[TopicPartition, int]
-) -> None:
+async def _read_to(consumer: Any, readers: Mapping[TopicPartition, Reader], ends: Mapping[TopicPartition, int]) -> None:
     """Apply what stands below `ends`, and whatever arrives with it."""
     waiting = {at: end for at, end in ends.items() if await consumer.position(at) < end}
     while waiting:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from engine.identity import Identity
 from engine.murmur import partition_of
@@ -77,9 +78,8 @@ class _Reader:
 
     async def records(self, topic: str, key: str | None = None) -> AsyncIterator[ConsumerRecord[Any, Any]]:
         """Every record of a topic, or of the partition that owns a key."""
-        numbers = await self._partitions(topic)
-        if key is not None:
-            numbers = [partition_of(key, len(numbers))]
+        count = await self._partition_count(topic)
+        numbers = range(count) if key is None else [partition_of(key, count)]
         partitions = [TopicPartition(topic, number) for number in numbers]
         self._consumer.assign(partitions)
         starts = await self._consumer.beginning_offsets(partitions)
@@ -92,8 +92,13 @@ class _Reader:
                     yield record
             unread = {each for each in unread if await self._consumer.position(each) < ends[each]}
 
-    async def _partitions(self, topic: str) -> list[int]:
-        known = await self._consumer.topics()
-        if topic not in known:
+    async def _partition_count(self, topic: str) -> int:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        await admin.start()
+        try:
+            (described,) = await admin.describe_topics([topic])
+        finally:
+            await admin.close()
+        if described["error_code"]:
             raise LookupError(f"there is no topic {topic} at {self._bootstrap}; is the prefix right?")
-        return sorted(self._consumer.partitions_for_topic(topic) or ())
+        return len(described["partitions"])

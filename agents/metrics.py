@@ -34,8 +34,7 @@ MAX_SERIES = 1_000
 """Label combinations per counter; beyond them, everything is counted under `other`."""
 DECISION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 STAGE_BUCKETS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
-STAGES = ("handle", "remember", "publish")
-"""`handle`: one record in the engine. `remember`, `publish`: one batch until its state, its outputs are safe."""
+MAX_STAGES = 32
 
 Gauges = Mapping[str, Mapping[tuple[str, ...], float]]
 
@@ -70,7 +69,7 @@ class Metrics:
         self.gauges = gauges
         self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in COUNTERS}
         self._decisions = Histogram(DECISION_BUCKETS)
-        self._stages = {stage: Histogram(STAGE_BUCKETS) for stage in STAGES}
+        self._stages: dict[str, Histogram] = {}
 
     def add(self, counts: Mapping[tuple[str, ...], int]) -> None:
         """Add what the engine counted: (counter name, label values …) → how often. KeyError: no such counter."""
@@ -90,7 +89,15 @@ class Metrics:
         self._decisions.observe(seconds)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Note how long a stage took; KeyError when it is none of `STAGES`."""
+        """Note how long a stage took. ValueError when there are more than `MAX_STAGES` of them.
+
+        The worker's own: `handle`, one record in the engine; `remember` and `publish`, one batch until its state
+        and its outputs are safe.
+        """
+        if stage not in self._stages:
+            if len(self._stages) >= MAX_STAGES:
+                raise ValueError(f"stage {stage!r} is one more than {MAX_STAGES}; stage names must be few and fixed")
+            self._stages[stage] = Histogram(STAGE_BUCKETS)
         self._stages[stage].observe(seconds)
 
     def collect(self) -> Iterable[Metric]:
@@ -101,7 +108,7 @@ class Metrics:
                 counter.add_metric(values, count)
             yield counter
         yield self._histogram("decision_seconds", "From a signal's timestamp to its decision", {(): self._decisions})
-        stages = {(stage,): histogram for stage, histogram in self._stages.items()}
+        stages: dict[tuple[str, ...], Histogram] = {(stage,): each for stage, each in self._stages.items()}
         yield self._histogram("stage_seconds", "Time spent in each stage", stages, ("stage",))
         current = self.gauges()
         for name, (text, labels) in GAUGES.items():
@@ -118,7 +125,7 @@ class Metrics:
         name: str, text: str, series: Mapping[tuple[str, ...], Histogram], labels: tuple[str, ...] = ()
     ) -> Metric:
         family = HistogramMetricFamily(f"batuta_{name}", text, labels=labels)
-        for values, histogram in series.items():
+        for values, histogram in list(series.items()):
             family.add_metric(values, histogram.buckets(), histogram.total)
         return family
 

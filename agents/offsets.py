@@ -45,8 +45,9 @@ class Offsets:
     def close(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget partitions; batches of theirs that finish later change nothing."""
         for at in partitions:
-            for known in (self._spans, self._next, self._done, self._committed):
-                known.pop(at, None)  # type: ignore[attr-defined]  # a union of dicts has no common pop signature
+            self._spans.pop(at, None)
+            for offsets in (self._next, self._done, self._committed):
+                offsets.pop(at, None)
 
     def next_offset(self, at: TopicPartition) -> int:
         """Offset of the first record not yet begun. KeyError when the partition is not open."""

@@ -3,6 +3,7 @@
 The group's life, seen from here:
 
     assigned → `take_over`: restore the tables (or keep them, when nobody wrote to their changelogs since)
+               and send what their last owner may have left unsent
              → `open`: read on from the committed offsets
              → `process`, commits and timers, until
     revoked  → `hand_over`: finish what is at work, commit, keep the tables for the case that they come back
@@ -24,7 +25,7 @@ from agents import journal
 from agents.journal import KIND_HEADER, Journal, Ousted, Restored, Sender
 from agents.metrics import Gauges, Metrics
 from agents.offsets import Offsets, TopicPartition
-from agents.partitions import Batch, Engine, Partition, Routes
+from agents.partitions import Batch, Engine, Partition, Routes, Surroundings
 from agents.settings import Settings
 from agents.tables import Changelog, Table, changelogs
 
@@ -54,6 +55,10 @@ class Cluster(Protocol):
         """A started AIOKafkaConsumer that belongs to no group."""
         ...
 
+    async def starting_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where to read on: the committed offset of each partition, or its beginning."""
+        ...
+
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Offset after the last record of each partition."""
         ...
@@ -62,7 +67,7 @@ class Cluster(Protocol):
         """Commit offsets; False when the group has rebalanced meanwhile."""
         ...
 
-    def highwater(self, at: TopicPartition) -> int | None:
+    def highwater(self, at: Any, /) -> int | None:
         """Offset after the last record, as far as the fetches so far have told."""
         ...
 
@@ -74,15 +79,15 @@ class Cluster(Protocol):
 class Ownership:
     """The partitions of one worker. All methods belong to one event loop."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, routes: Routes, metrics: Metrics, fail: Fail
-    ) -> None:
+    def __init__(self, settings: Settings, engine: Engine, routes: Routes, metrics: Metrics, fail: Fail) -> None:
         self.settings = settings
         self.metrics = metrics
         self.stage = "joining the group"
         """What the worker is doing, for people; `serving` when it works."""
         self.incarnation = 0
         """Counts the times partitions were taken away; tells work of before from work of after."""
+        self.start_offsets: Mapping[TopicPartition, int] = {}
+        """Where the partitions taken over are to be read from."""
         self._engine = engine
         self._routes = routes
         self.fail = fail
@@ -95,6 +100,8 @@ class Ownership:
         self._takeover: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._commit_lock = asyncio.Lock()
+        self._hand_over_lock = asyncio.Lock()
+        self._stopping = False
         self._recovery_seconds: float | None = None
         metrics.gauges = self.gauges
 
@@ -106,6 +113,16 @@ class Ownership:
     def start(self, cluster: Cluster) -> None:
         """Begin the work that does not wait for records: commits, timers, and the watch over progress."""
         self._cluster = cluster
+        self._around = Surroundings(
+            self._engine,
+            cluster.output_sender,
+            self._routes,
+            self._offsets,
+            self.metrics,
+            self.check,
+            self._on_done,
+            self.fail,
+        )
         loop = asyncio.get_running_loop()
         for work in (self._commit_regularly, self._tick, self._watch):
             task = loop.create_task(work(), name=work.__name__)
@@ -113,7 +130,8 @@ class Ownership:
             self._tasks.append(task)
 
     async def stop(self) -> None:
-        """Hand everything over and stop the work in the background."""
+        """Hand everything over for good, and stop the work in the background."""
+        self._stopping = True
         await self.hand_over()
         self.stage = "stopped"
         for task in self._tasks:
@@ -126,14 +144,16 @@ class Ownership:
 
         `roles`: full topic name → role, of all topics that must be assigned together.
         """
+        if self._stopping:
+            return False
         started, incarnation = monotonic(), self.incarnation
         self.stage = "restoring state"
         self._roles = dict(roles)
         numbers = copartitioned(assigned, roles)
-        self._takeover = asyncio.get_running_loop().create_task(self._restore(numbers))
+        self._takeover = asyncio.get_running_loop().create_task(self._prepare(numbers, assigned))
         try:
             await self._takeover
-        except asyncio.CancelledError:
+        except (Exception, asyncio.CancelledError):
             if incarnation == self.incarnation:
                 raise
             return False
@@ -142,6 +162,14 @@ class Ownership:
         self._recovery_seconds = monotonic() - started
         self.stage = "seeking committed offsets"
         return True
+
+    async def _prepare(self, numbers: Collection[int], assigned: Collection[TopicPartition]) -> None:
+        await self._restore(numbers)
+        self.start_offsets = await self._cluster.starting_offsets(assigned)
+        for at, offset in self.start_offsets.items():
+            self._partitions[at.partition].committed[self._roles[at.topic]] = offset
+        for partition in self._partitions.values():
+            await partition.resume()
 
     async def _restore(self, numbers: Collection[int]) -> None:
         kept = await self._unchanged(numbers)
@@ -175,19 +203,7 @@ class Ownership:
     ) -> Partition:
         sender, positions = self._cluster.changelog_sender, restored.positions
         writer = Journal(sender, number, restored.epoch, logs, self._names(), positions, self._read_range)
-        partition = Partition(
-            number,
-            self._engine,
-            tables,
-            writer,
-            self._cluster.output_sender,
-            self._routes,
-            self._offsets,
-            self.metrics,
-            self.check,
-            self._on_done,
-            self.fail,
-        )
+        partition = Partition(number, tables, writer, self._around)
         partition.schedule_stored()
         return partition
 
@@ -195,13 +211,11 @@ class Ownership:
         async with self._cluster.reader() as consumer:
             return await journal.read_range(consumer, at, start, end)
 
-    def open(self, start: Mapping[TopicPartition, int], incarnation: int) -> bool:
-        """Begin to work from these offsets; False when the partitions were revoked meanwhile."""
+    def open(self, incarnation: int) -> bool:
+        """Begin to work from the offsets in `start`; False when the partitions were revoked meanwhile."""
         if incarnation != self.incarnation or self.stage != "seeking committed offsets":
             return False
-        self._offsets.open(start)
-        for at, offset in start.items():
-            self._partitions[at.partition].committed[self._roles[at.topic]] = offset
+        self._offsets.open(self.start_offsets)
         for partition in self._partitions.values():
             partition.start()
         self._moved_at = monotonic()
@@ -292,19 +306,20 @@ class Ownership:
 
     async def hand_over(self) -> None:
         """Finish what is at work, commit it, and stop; the tables are kept in case the partitions come back."""
-        was_serving, self.stage = self.serving, "rebalancing"
-        self.incarnation += 1
-        self._moved.set()
-        if self._takeover is not None:
-            self._takeover.cancel()
-        for partition in self._partitions.values():
-            partition.close()
-        if was_serving:
-            await self._finish()
-        for partition in self._partitions.values():
-            partition.stop()
-        self._offsets.close(self._offsets.opened())
-        self._in_flight = 0
+        async with self._hand_over_lock:
+            was_serving, self.stage = self.serving, "rebalancing"
+            self.incarnation += 1
+            self._moved.set()
+            if self._takeover is not None:
+                self._takeover.cancel()
+            for partition in self._partitions.values():
+                partition.close()
+            if was_serving:
+                await self._finish()
+            for partition in self._partitions.values():
+                partition.stop()
+            self._offsets.close(self._offsets.opened())
+            self._in_flight = 0
 
     async def _finish(self) -> None:
         try:

@@ -29,14 +29,22 @@ SLICE_SECONDS = 0.004
 """How long records are handled before others get their turn on the event loop."""
 
 
+def _nothing_left(_: object) -> Sequence[Output]:
+    return ()
+
+
 class Engine(NamedTuple):
     """What the worker runs. `handle(record, state)` is pure and synchronous; `state(**tables, committed=…)` makes
     the state of one partition from its tables by name and the offsets committed per topic role.
+
+    `resume(state)`: what the last owner of a restored partition may have left unsent; sent before anything is
+    handled.
     """
 
     handle: Callable[[Record, Any], Effects]
     state: Callable[..., Any]
     tables: Sequence[TableSpec]
+    resume: Callable[[Any], Sequence[Output]] = _nothing_left
 
 
 class Batch(NamedTuple):
@@ -51,12 +59,14 @@ class Batch(NamedTuple):
 class Work:
     """A batch on its way through the stages."""
 
-    __slots__ = ("acknowledgements", "at", "decided", "outputs", "sent", "span", "started")
+    __slots__ = ("acknowledgements", "at", "decided", "offset", "outputs", "sent", "span", "started")
 
     def __init__(self, at: TopicPartition, span: Span, started: float) -> None:
         self.at = at
         self.span = span
         self.started = started
+        self.offset = -1
+        """Of the record being handled."""
         self.outputs: list[Output] = []
         self.decided: list[int] = []
         """Broker timestamps (ms) of the records that caused decisions."""
@@ -82,46 +92,56 @@ class Routes(NamedTuple):
         return partition_of(output.key.decode(), self.partitions) if keyed and output.key is not None else None
 
 
+class Surroundings(NamedTuple):
+    """What all partitions of a worker share.
+
+    `check` raises when this worker may no longer publish; `on_done` is told of every batch that is done; `fail`
+    ends the process.
+    """
+
+    engine: Engine
+    sender: Sender
+    routes: Routes
+    offsets: Offsets
+    metrics: Metrics
+    check: Callable[[], None]
+    on_done: Callable[[], None]
+    fail: Callable[[str, BaseException], None]
+
+
 class Partition:
     """State and work of one partition number, across all topics that are keyed by customer.
 
-    `check` raises when this worker may no longer publish; `on_done` is told of every batch that is done; `fail` ends the process. Neither `process` nor the
-    background tasks let an exception out: whatever is unexpected ends the worker, and the restart replays.
+    Neither `process` nor the stages behind it let an exception out: whatever is unexpected ends the worker, and
+    the restart replays.
     """
 
-    def __init__(
-        self,
-        number: int,
-        engine: Engine,
-        tables: Mapping[str, Table[Any]],
-        journal: Journal,
-        sender: Sender,
-        routes: Routes,
-        offsets: Offsets,
-        metrics: Metrics,
-        check: Callable[[], None],
-        on_done: Callable[[], None],
-        fail: Callable[[str, BaseException], None],
-    ) -> None:
+    def __init__(self, number: int, tables: Mapping[str, Table[Any]], journal: Journal, around: Surroundings) -> None:
         self.number = number
         self.tables = tables
         self.journal = journal
         self.timers = Timers()
         self.committed: dict[str, int] = {}
-        self._handle = engine.handle
-        self._state = engine.state(**tables, committed=self.committed)
-        self._sender = sender
-        self._routes = routes
-        self._offsets = offsets
-        self._metrics = metrics
-        self._check = check
-        self._on_done = on_done
-        self._fail = fail
+        """Offset committed last, per role of the topics read."""
+        self.resumed = False
+        """Whether everything its last owner may have left unsent is sent."""
+        self._around = around
+        self._state = around.engine.state(**tables, committed=self.committed)
         self._accepting = False
         self._turn = asyncio.Lock()
         self._remembered: asyncio.Queue[Work] = asyncio.Queue()
         self._published: asyncio.Queue[Work] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+
+    async def resume(self) -> None:
+        """Send what the last owner may have left unsent; done once."""
+        if not self.resumed:
+            outputs = self._around.engine.resume(self._state)
+            await self.journal.confirm(await self.journal.append(self.journal.changes()))
+            self._around.check()
+            for future in [await self._send(output) for output in outputs]:
+                await future
+            self.resumed = True
 
     def start(self) -> None:
         """Begin to pass batches through the stages."""
@@ -160,24 +180,24 @@ class Partition:
             if not self._accepting:
                 return
             end = batch.records[-1].offset + 1
-            work = Work(batch.at, self._offsets.begin(batch.at, end), perf_counter())
+            work = Work(batch.at, self._around.offsets.begin(batch.at, end), perf_counter())
             try:
                 await self._handle_all(batch, work)
                 work.acknowledgements = await self.journal.append(self.journal.changes())
-            except Exception as error:
-                self._fail(f"{batch.at.topic}[{batch.at.partition}] from offset {batch.records[0].offset}", error)
+            except Exception as error:  # noqa: BLE001 - an agent must not raise: Faust would acknowledge the batch
+                self._around.fail(f"handling {batch.at.topic}[{self.number}] at offset {work.offset}", error)
                 return
             self._remembered.put_nowait(work)
 
     async def _handle_all(self, batch: Batch, work: Work) -> None:
         """Handle the records in order, in slices, and gather what they ask for."""
+        handle = self._around.engine.handle
         slice_end = work.started + SLICE_SECONDS
         for raw in batch.records:
-            record = Record(
-                batch.role, self.number, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers)
-            )
-            effects = self._handle(record, self._state)
-            self._metrics.add(effects.counts)
+            work.offset = raw.offset
+            record = Record(batch.role, self.number, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))
+            effects = handle(record, self._state)
+            self._around.metrics.add(effects.counts)
             for customer, due_ms in effects.timers:
                 self.timers.schedule(customer, due_ms)
             if effects.outputs:
@@ -187,7 +207,7 @@ class Partition:
             if perf_counter() > slice_end:
                 await asyncio.sleep(0)
                 slice_end = perf_counter() + SLICE_SECONDS
-        self._metrics.observe_stage("handle", (perf_counter() - work.started) / len(batch.records))
+        self._around.metrics.observe_stage("handle", (perf_counter() - work.started) / len(batch.records))
 
     async def _publish(self) -> None:
         """Batch by batch: once its state is safe, send its outputs."""
@@ -195,16 +215,16 @@ class Partition:
             work = await self._remembered.get()
             await self.journal.confirm(work.acknowledgements)
             remembered = perf_counter()
-            self._metrics.observe_stage("remember", remembered - work.started)
+            self._around.metrics.observe_stage("remember", remembered - work.started)
             if work.outputs:
-                self._check()
+                self._around.check()
                 work.sent = [await self._send(output) for output in work.outputs]
             work.started = remembered
             self._published.put_nowait(work)
 
     async def _send(self, output: Output) -> asyncio.Future[Any]:
-        topic, partition = self._routes.topic(output.topic), self._routes.partition(output)
-        return await self._sender.send(
+        topic, partition = self._around.routes.topic(output.topic), self._around.routes.partition(output)
+        return await self._around.sender.send(
             topic, output.value, output.key, partition, output.timestamp_ms, list(output.headers)
         )
 
@@ -214,13 +234,13 @@ class Partition:
             work = await self._published.get()
             for future in work.sent:
                 await future
-            self._metrics.observe_stage("publish", perf_counter() - work.started)
+            self._around.metrics.observe_stage("publish", perf_counter() - work.started)
             now = time()
             for timestamp_ms in work.decided:
-                self._metrics.observe_decision(now - timestamp_ms / 1000)
-            self._offsets.finish(work.at, work.span)
-            self._on_done()
+                self._around.metrics.observe_decision(now - timestamp_ms / 1000)
+            self._around.offsets.finish(work.at, work.span)
+            self._around.on_done()
 
     def _on_stage_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(f"partition {self.number}: {task.get_name()}", error)
+            self._around.fail(f"partition {self.number}: {task.get_name()}", error)

@@ -80,8 +80,6 @@ def read_settings(environ: Mapping[str, str], **given: Any) -> Settings:
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     merged = {**{field.name: field.default for field in msgspec.structs.fields(Settings)}, **values}
     if merged["heartbeat_seconds"] * 2 > merged["session_timeout_seconds"]:
-        return [
-            f"heartbeat_seconds is {merged['heartbeat_seconds']}; expected at most half of "
-            f"session_timeout_seconds ({merged['session_timeout_seconds']})"
-        ]
+        beat, session = merged["heartbeat_seconds"], merged["session_timeout_seconds"]
+        return [f"heartbeat_seconds is {beat}; expected at most half of session_timeout_seconds, which is {session}"]
     return []

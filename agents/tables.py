@@ -60,6 +60,7 @@ class Table(MutableMapping[str, V]):
         self._decoded: dict[str, V] = {}
         # In order of the first change. A key that is changed and not decoded is deleted.
         self._changed: dict[str, None] = {}
+        self._touched: dict[str, None] = {}
         self._length = len(self._stored)
 
     def __getitem__(self, key: str) -> V:
@@ -99,13 +100,8 @@ class Table(MutableMapping[str, V]):
         return self._stored.get(key)
 
     def touch(self, key: str) -> None:
-        """Have the next `flush` report this key whether or not its value changes."""
-        if key in self:
-            self[key] = self[key]
-            self._stored[key] = b""
-        else:
-            self._changed[key] = None
-            self._stored.setdefault(key, b"")
+        """Have the next `flush` report this key, whether or not its value changes."""
+        self._touched[key] = None
 
     def load(self, key: str, value: bytes | None) -> None:
         """Take up what was read back from the changelog; it is no change. None deletes."""
@@ -120,13 +116,17 @@ class Table(MutableMapping[str, V]):
         """Take up all changes: each changed key once, with the bytes of its value, None when it is deleted."""
         changes: list[tuple[str, bytes | None]] = []
         for key in self._changed:
-            if key not in self._decoded:
-                if self._stored.pop(key, None) is not None:
-                    changes.append((key, None))
-            elif (value := self.spec.encode(self._decoded[key])) != self._stored.get(key):
-                self._stored[key] = value
+            value = self.spec.encode(self._decoded[key]) if key in self._decoded else None
+            if value != self._stored.get(key):
                 changes.append((key, value))
+                self._touched.pop(key, None)
+                if value is None:
+                    del self._stored[key]
+                else:
+                    self._stored[key] = value
+        changes += [(key, self._stored.get(key)) for key in self._touched]
         self._changed.clear()
+        self._touched.clear()
         while len(self._decoded) > self._cache_size:
             del self._decoded[next(iter(self._decoded))]
         return changes

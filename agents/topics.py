@@ -83,9 +83,7 @@ def partition_count(topic: Topic, partitions: int) -> int:
     return 1 if topic.single else partitions
 
 
-async def inspect(
-    admin: AIOKafkaAdminClient, topics: Sequence[Topic], prefix: str, partitions: int
-) -> Inspection:
+async def inspect(admin: AIOKafkaAdminClient, topics: Sequence[Topic], prefix: str, partitions: int) -> Inspection:
     """Compare the topics with what the cluster has; changes nothing."""
     found = await _partitions_found(admin, [f"{prefix}{topic.role}" for topic in topics])
     existing = [topic for topic in topics if f"{prefix}{topic.role}" in found]
@@ -131,7 +129,7 @@ async def ensure(
 
 
 def _new_topic(topic: Topic, prefix: str, partitions: int) -> NewTopic:
-    configs = {_CLEANUP: topic.cleanup}
+    configs: dict[str, str] = {_CLEANUP: topic.cleanup}
     if topic.retention_ms is not None:
         configs["retention.ms"] = str(topic.retention_ms)
     return NewTopic(
@@ -148,8 +146,9 @@ def _mismatch(topic: Topic, name: str, found: int, policy: str | None, partition
     expected = partition_count(topic, partitions)
     if found != expected and (topic.by_customer or topic.single):
         return (
-            f"{name} has {found} partitions, expected {expected}: customers are spread over partitions by number, so it "
-            f"cannot be changed in place; set BATUTA_PARTITIONS={found} if all topics have {found}, or use another prefix"
+            f"{name} has {found} partitions, expected {expected}: customers are spread over partitions by number, "
+            f"so it cannot be changed in place; set BATUTA_PARTITIONS={found} if all topics have {found}, "
+            "or use another prefix"
         )
     if policy is not None and topic.cleanup not in policy.split(","):
         return f"{name} has {_CLEANUP}={policy}, expected {topic.cleanup}; alter the topic's configuration"
@@ -175,8 +174,9 @@ async def _cleanup_policies(admin: AIOKafkaAdminClient, names: Sequence[str]) ->
     policies: dict[str, str] = {}
     for response in responses:
         for code, _, _, name, entries in response.resources:
-            if not code:
-                policies |= {name: entry[1] for entry in entries if entry[0] == _CLEANUP}
+            found = [entry[1] for entry in entries if entry[0] == _CLEANUP]
+            if not code and found:
+                policies[name] = found[0]
     return policies
 
 

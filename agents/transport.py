@@ -24,7 +24,7 @@ from typing import Any, ClassVar, cast
 import aiokafka
 import faust.transport.drivers
 import uvloop
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
@@ -79,23 +79,26 @@ class Thread(driver.AIOKafkaConsumerThread):
             return False
         return True
 
-    async def starting_offsets(self, partitions: Collection[TP]) -> dict[TP, int]:
+    async def starting_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Where to read on: the committed offset of each partition, or its beginning.
 
         Raises ValueError when an offset was committed that the topic does not have any more.
         """
+        if not partitions:
+            return {}
         consumer = self._ensure_consumer()
         first = await consumer.beginning_offsets(list(partitions))
         ends = await consumer.end_offsets(list(partitions))
-        committed = await consumer._coordinator.fetch_committed_offsets(list(partitions))  # noqa: SLF001 - one request for all
+        coordinator = consumer._coordinator  # noqa: SLF001 - the consumer itself asks partition by partition
+        committed = await coordinator.fetch_committed_offsets(list(partitions))
         start = {at: committed[at].offset if at in committed else first[at] for at in partitions}
         for at, offset in start.items():
             if offset > ends[at]:
                 raise ValueError(
-                    f"{at.topic}[{at.partition}] ends at offset {ends[at]}, but offset {offset} was committed: the topic "
-                    "was created anew; use another group name, or reset the offsets of this group"
+                    f"{at.topic}[{at.partition}] ends at offset {ends[at]}, but offset {offset} was committed: the "
+                    "topic was created anew; use another group name, or reset the offsets of this group"
                 )
-        return {TP(at.topic, at.partition): max(offset, first[at]) for at, offset in start.items()}
+        return {at: max(offset, first[at]) for at, offset in start.items()}
 
 
 class Consumer(driver.Consumer):
@@ -116,7 +119,7 @@ class Consumer(driver.Consumer):
         thread.settings = cast("Transport", self.transport).settings
         return thread
 
-    def verify_event_path(self, now: float, tp: TP) -> None:  # noqa: ARG002 - Faust's signature
+    def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: Faust's check knows neither our positions nor our commits; `Ownership` watches progress."""
 
     async def on_start(self) -> None:
@@ -131,13 +134,13 @@ class Consumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await self._drain_once()
-        except (*self.consumer_stopped_errors, asyncio.CancelledError):
+        except (ConsumerStoppedError, asyncio.CancelledError):
             if not self.app.should_stop:
                 raise
 
     async def _drain_once(self) -> None:
         if not self.flow_active:
-            await self.wait(self.can_resume_flow)
+            await self.wait(self.can_resume_flow.wait())
             return
         if self._behind:
             await self._seek_back()
@@ -174,7 +177,7 @@ class Consumer(driver.Consumer):
             last.timestamp_type,
             {},
             None,
-            batch,
+            cast("Any", batch),
             None,
             0,
             0,
@@ -203,20 +206,15 @@ class Consumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         """Go to the committed offsets; Faust calls it when recovery is over, before records flow again."""
-        try:
-            await self._open()
-        except Exception as error:
-            self.ownership.fail("going to the committed offsets", error)
-            raise
-
-    async def _open(self) -> None:
         incarnation = self.ownership.incarnation
-        assigned = [at for at in self.assignment() if at.topic in self.roles]
-        start: dict[TP, int] = {}
-        if assigned:
-            start = await self._thread.call_thread(self._thread.starting_offsets, assigned)
+        start = {TP(*at): offset for at, offset in self.ownership.start_offsets.items()}
+        try:
             await self.seek_wait(start)
-        if self.ownership.open({TopicPartition(*at): offset for at, offset in start.items()}, incarnation):
+        except Exception as error:  # noqa: BLE001 - what goes wrong when the partitions are gone is nobody's business
+            if incarnation == self.ownership.incarnation:
+                self.ownership.fail("going to the committed offsets", error)
+            return
+        if self.ownership.open(incarnation):
             self._openings += 1
             self._behind.clear()
             self._positions = start
@@ -226,12 +224,12 @@ class Consumer(driver.Consumer):
     @property
     def changelog_sender(self) -> Sender:
         """Producer for the changelogs."""
-        return cast("Producer", self.app.producer).changelog_sender
+        return cast("Sender", cast("Producer", self.app.producer).changelog_sender)
 
     @property
     def output_sender(self) -> Sender:
         """Producer for everything else."""
-        return cast("Producer", self.app.producer).output_sender
+        return cast("Sender", cast("Producer", self.app.producer).output_sender)
 
     @contextlib.asynccontextmanager
     async def reader(self) -> AsyncIterator[Any]:
@@ -246,6 +244,11 @@ class Consumer(driver.Consumer):
             yield consumer
         finally:
             await consumer.stop()
+
+    async def starting_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where to read on: the committed offset of each partition, or its beginning."""
+        offsets = await self._thread.call_thread(self._thread.starting_offsets, partitions)
+        return cast("Mapping[TopicPartition, int]", offsets)
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Offset after the last record of each partition."""
@@ -296,17 +299,17 @@ class Transport(driver.Transport):
     @property
     def settings(self) -> Settings:
         """Settings of the worker."""
-        return cast("Settings", self.app.settings)
+        return cast("Settings", cast("Any", self.app).settings)
 
     @property
     def ownership(self) -> Ownership:
         """What becomes of the batches."""
-        return cast("Ownership", self.app.ownership)
+        return cast("Ownership", cast("Any", self.app).ownership)
 
     @property
     def roles(self) -> Mapping[str, str]:
         """Full name → role of the topics that are read in batches."""
-        return cast("Mapping[str, str]", self.app.roles)
+        return cast("Mapping[str, str]", cast("Any", self.app).roles)
 
 
 def register() -> None:

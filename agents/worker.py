@@ -45,7 +45,7 @@ def run_worker(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(settings, engine, needed, create_topics=create_topics))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not leave a half-dead process
         fail("the worker", error)
 
 
@@ -61,7 +61,8 @@ def quiet_logging() -> None:
 
 def fail(what: str, error: BaseException) -> NoReturn:
     """End the process at once: nothing more is sent or committed."""
-    log.critical("Stopping at once: %s: %s: %s", what, type(error).__name__, error)
+    details = error if log.isEnabledFor(logging.DEBUG) else None
+    log.critical("Stopping at once: %s: %s: %s", what, type(error).__name__, error, exc_info=details)
     logging.shutdown()
     os._exit(WRONG)
 
@@ -123,8 +124,8 @@ async def _start(app: App) -> None:
     """Start Faust, and end the process when it crashes."""
     try:
         await app.start()
-        await app.wait(app._crashed)  # noqa: SLF001 - mode offers no other way to wait for a crash
-    except Exception as error:
+        await app.wait_until_stopped()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the worker cannot go on
         fail("starting", error)
     if not app.should_stop:
         fail("Faust crashed", app.crash_reason or RuntimeError("no reason given"))

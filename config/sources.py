@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -26,6 +27,21 @@ MAX_DEPTH = 32
 
 _TAG = "tag:yaml.org,2002:"
 _INT64 = 2**63
+
+
+class _BoundedComposer(Composer):
+    """Stops at the depth that is allowed instead of composing what will not be used."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > MAX_DEPTH + 1:
+            mark = self.parser.peek_event().start_mark
+            raise MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -47,13 +63,13 @@ class Place(msgspec.Struct, frozen=True):
 
         The written form is walked along with the value: quotes, indents and line folds are only in the former.
         """
-        index = self._content()
+        index, quote = self._content(), self.text[self.start : self.start + 1]
         for char in value[:offset]:
             if char.isspace():
                 index = self._skip_space(index)
             else:
                 found = self.text.find(char, index, self.end)
-                index = index if found < 0 else found + 1
+                index = index if found < 0 else found + (2 if char == quote == "'" else 1)
         if offset < len(value) and not value[offset].isspace():
             index = self._skip_space(index)
         return self._at(index)
@@ -65,8 +81,15 @@ class Place(msgspec.Struct, frozen=True):
         return self.start + (self.text[self.start : self.start + 1] in ('"', "'"))
 
     def _skip_space(self, index: int) -> int:
-        while index < self.end and self.text[index].isspace():
-            index += 1
+        """Past blanks, line ends, and those that stand as escapes in double quotes."""
+        escapes = ("\\n", "\\t", "\\r") if self.text[self.start : self.start + 1] == '"' else ()
+        while index < self.end:
+            if self.text[index].isspace():
+                index += 1
+            elif self.text[index : index + 2] in escapes:
+                index += 2
+            else:
+                break
         return index
 
     def _at(self, index: int) -> Place:
@@ -146,10 +169,10 @@ def _read(path: FilePath, name: str) -> str | Fault:
 
 def parse(file: str, text: str) -> tuple[Source | None, list[Fault]]:
     """The value of one YAML text, None when it cannot be told, and its faults."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _BoundedComposer
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
-    except RecursionError:
-        return None, [_nowhere(file, "nested too deeply", f"at most {MAX_DEPTH} levels")]
+        root = yaml.compose(text)
     except YAMLError as error:
         return None, [_syntax_fault(file, text, error)]
     if root is None:
@@ -251,7 +274,7 @@ class _Reading:
             number: int | float = getattr(self.scalars, f"construct_yaml_{kind}")(node)
         except ValueError:
             return str(node.value)
-        if not math.isfinite(number) or abs(number) >= _INT64:
+        if not math.isfinite(number) or (isinstance(number, int) and abs(number) >= _INT64):
             self.faults.append(
                 place.fault(
                     path,

@@ -7,16 +7,18 @@ before they multiply, and C and L never fall below 0. A factor switched off coun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from engine.candidates import Rejection
+from engine.candidates import Rejection, named, tags_of
 from engine.context import Context
-from engine.expression import MISSING
+from engine.expression import MISSING, Expression, Memo
 from engine.profile import Answer, Profile
 from engine.repertoire import Action, Arbitration, Candidate, Influencer, Repertoire, Scope
+
+Weights = Sequence[tuple[Scope, float]]
+"""What is covered, and the percentage that it gains."""
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -30,87 +32,77 @@ class Scored(msgspec.Struct, frozen=True):
     priority: float
 
 
-class Weighted(Protocol):
-    """Anything with a scope and a weight in percent."""
+class Weighing(msgspec.Struct, frozen=True):
+    """What arbitration consults besides the candidate. `contexts` add to C, `influences` to L."""
 
-    @property
-    def scope(self) -> Scope:
-        """What it covers."""
-        ...
-
-    @property
-    def weight(self) -> float:
-        """Percent."""
-        ...
+    settings: Arbitration
+    context: Context
+    contexts: Weights
+    influences: Weights
 
 
 def rank(
-    propensities: Sequence[tuple[Candidate, float]],
+    propensities: Iterable[tuple[Candidate, float]],
     context: Context,
     profile: Profile,
     settings: Arbitration,
     repertoire: Repertoire,
+    truths: Memo,
     rejections: list[Rejection],
 ) -> list[Scored]:
     """Candidates from best to worst: mandatory ones first, then by priority, ties by action and treatment id.
 
-    One whose value or priority cannot be computed goes to `rejections`.
+    One whose value or priority cannot be computed goes to `rejections`. `truths`: of the predicates in this context.
     """
-    memo = repertoire.predicates.evaluate(context)
-    weights = [each for each in settings.context_weights if memo.first_false(each.when.predicates) is None]
-    ranked = []
+    weighing = Weighing(
+        settings,
+        context,
+        [(e.scope, e.weight) for e in settings.context_weights if truths.first_false(e.when.predicates) is None],
+        influences(settings.influencers, profile, repertoire),
+    )
+    ranked: list[tuple[bool, float, int, Scored]] = []
     for candidate, propensity in propensities:
-        scored = _scored(candidate, propensity, context, profile, settings, sum_weights(candidate, weights))
-        if scored is None:
-            reason = f"{candidate.treatment.id}: its value or priority cannot be computed"
-            rejections.append(Rejection(candidate.action.id, "suitability", reason))
+        scored = _scored(candidate, propensity, weighing)
+        if isinstance(scored, Scored):
+            # Candidates are numbered in the order of their ids.
+            last = candidate.action.action_class != "mandatory"
+            ranked.append((last, -scored.priority, candidate.index, scored))
         else:
-            ranked.append(scored)
-    ranked.sort(key=_place)
-    return ranked
+            rejections.append(Rejection(candidate.action.id, "suitability", f"{candidate.treatment.id}: {scored}"))
+    ranked.sort()
+    return [each[3] for each in ranked]
 
 
-def _place(scored: Scored) -> tuple[bool, float, str, str]:
-    action = scored.candidate.action
-    return action.action_class != "mandatory", -scored.priority, action.id, scored.candidate.treatment.id
-
-
-def sum_weights(candidate: Candidate, weights: Sequence[Weighted]) -> float:
-    """Percentages of everything that covers a candidate, added up."""
-    action, channel = candidate.action, candidate.treatment.channel
-    named = (action.issue, action.group, action.id, action.tags, channel)
-    return sum(each.weight for each in weights if each.scope.covers(*named))
-
-
-def _scored(
-    candidate: Candidate,
-    propensity: float,
-    context: Context,
-    profile: Profile,
-    settings: Arbitration,
-    context_percent: float,
-) -> Scored | None:
-    action = candidate.action
-    value = _value(action, context) if settings.value else 1.0
+def _scored(candidate: Candidate, propensity: float, weighing: Weighing) -> Scored | str:
+    """The candidate with its priority, or what cannot be computed."""
+    settings, action = weighing.settings, candidate.action
+    value = _value(action, weighing.context) if settings.value else 1.0
     if value is None:
-        return None
+        return "its value cannot be computed"
     p = propensity if settings.propensity else 1.0
-    c = max(0.0, 1 + context_percent / 100) if settings.context else 1.0
-    lever_percent = action.lever + influence(candidate, profile, settings.influencers)
-    lever = max(0.0, 1 + lever_percent / 100) if settings.lever else 1.0
+    c = _factor(candidate, 0.0, weighing.contexts) if settings.context else 1.0
+    lever = _factor(candidate, action.lever, weighing.influences) if settings.lever else 1.0
     priority: float | None = p * c * value * lever
     if settings.formula is not None:
         factors = {"propensity": p, "context_weight": c, "value": value, "lever": lever}
-        priority = _number(settings.formula.value({**context, **_action_root(action), **factors}))
+        priority = _number(settings.formula.value({**weighing.context, **_action_root(action), **factors}))
     if priority is None or not math.isfinite(priority):
-        return None
+        return "its priority cannot be computed"
     return Scored(candidate, p, c, value, lever, priority)
 
 
+def _factor(candidate: Candidate, percent: float, weights: Weights) -> float:
+    """Percentages of everything that covers a candidate, added up, as a factor that is not negative."""
+    if weights:
+        names = named(candidate)
+        percent += sum(weight for scope, weight in weights if scope.covers(*names))
+    return max(0.0, 1.0 + percent / 100)
+
+
 def _value(action: Action, context: Context) -> float | None:
-    if isinstance(action.value, float):
-        return action.value
-    return _number(action.value.value({**context, **_action_root(action)}))
+    if isinstance(action.value, Expression):
+        return _number(action.value.value({**context, **_action_root(action)}))
+    return action.value
 
 
 def _action_root(action: Action) -> Context:
@@ -126,21 +118,17 @@ def _number(value: object) -> float | None:
 # --- Influencers ---
 
 
-def influence(candidate: Candidate, profile: Profile, influencers: Sequence[Influencer]) -> float:
-    """What earlier outcomes add to a candidate's lever, in percent (Pega, "Using Arbitration Influencers")."""
-    if not influencers or not profile.answers:
-        return 0.0
-    action, channel = candidate.action, candidate.treatment.channel
-    return sum(
-        _weight_at(each, profile)
-        for each in influencers
-        if each.target.covers(action.issue, action.group, action.id, action.tags, channel)
-    )
+def influences(influencers: Iterable[Influencer], profile: Profile, repertoire: Repertoire) -> Weights:
+    """What earlier outcomes add to levers, in percent (Pega, "Using Arbitration Influencers")."""
+    if not profile.answers:
+        return ()
+    weights = [(each.target, _weight_at(each, profile, repertoire)) for each in influencers]
+    return [each for each in weights if each[1]]
 
 
-def _weight_at(influencer: Influencer, profile: Profile) -> float:
+def _weight_at(influencer: Influencer, profile: Profile, repertoire: Repertoire) -> float:
     """The weight since the latest matching outcome: from `start` to `end` in equal steps, then none."""
-    times = [each.at_ms for each in profile.answers if each.type == influencer.outcome and _source(influencer, each)]
+    times = [each.at_ms for each in profile.answers if _matches(each, influencer, repertoire)]
     if not times:
         return 0.0
     elapsed_ms = max(0, profile.now_ms - max(times))
@@ -151,5 +139,7 @@ def _weight_at(influencer: Influencer, profile: Profile) -> float:
     return influencer.start + (influencer.end - influencer.start) * progress
 
 
-def _source(influencer: Influencer, answer: Answer) -> bool:
-    return influencer.source.covers(answer.issue, answer.group, answer.action, frozenset(), answer.channel)
+def _matches(answer: Answer, influencer: Influencer, repertoire: Repertoire) -> bool:
+    return answer.type == influencer.outcome and influencer.source.covers(
+        answer.issue, answer.group, answer.action, tags_of(answer.action, repertoire), answer.channel
+    )

@@ -1,96 +1,106 @@
 """Arrive: what a record is, whose it is, and the same message sent on to the partition that owns its customer.
 
-A record that is sent on keeps its bytes, headers and time. The sender adds where upstream had put it, where it
-itself read it, and the keys the message came through.
+A record that is sent on keeps its bytes, headers and time. The sender adds where upstream had put it, the key
+it set out with, and how often it was sent on.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import re
+import zlib
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
 from engine.identity import Claim, identifiers_of
+from engine.murmur import partition_of
 from engine.outcomes import Outcome, decode_outcome
-from engine.profile import Profile, decode_profile
+from engine.profile import Profile, decode_profile, encode_profile
 from engine.record import Output, Record, header
 from engine.rejects import Reject
 from engine.repertoire import Repertoire
 from engine.signal import Signal, decode_signal
+from engine.wire import parse
 
 Kind = Literal["signal", "outcome", "merge", "adopt", "refused", "tick"]
 KINDS: tuple[str, ...] = get_args(Kind)
-KIND, ORIGIN, SENDER, HOPS = "batuta-kind", "batuta-origin", "batuta-sender", "batuta-hops"
+KIND, ORIGIN, FIRST, HOPS = "batuta-kind", "batuta-origin", "batuta-first-key", "batuta-hops"
 MAX_HOPS = 64
+"""How often a message may be sent on before it is given up; identities are a few redirects deep at most."""
+MAX_KEY = 1024
+"""Characters of an identifier's key or a customer's id."""
+MAX_BYTES = 16 * 1024
+"""Bytes of a claim or a notice."""
 
-
-class Merge(msgspec.Struct, frozen=True):
-    """A profile that became part of the customer the message is addressed to. `id`: so that it is merged once."""
-
-    id: str
-    profile: Profile
+_ORIGIN = re.compile(r"([a-z]{1,20}:\d{1,9}):(\d{1,18})", re.ASCII)
+_HOPS = re.compile(r"[0-9]{1,3}")
+_Message = TypeVar("_Message", Claim, "Notice")
 
 
 class Notice(msgspec.Struct, frozen=True):
     """A word about an identifier: `adopt` asks a customer to claim it, `refused` tells it that it may not."""
 
     identifier: str
-    at_ms: int
+    explicit: bool = False
 
 
 class Tick(msgspec.Struct, frozen=True):
     """Time has passed for a customer."""
 
 
-Body = Signal | Outcome | Merge | Notice | Tick
+Body = Signal | Outcome | Profile | Notice | Tick
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A message of a customer. `key`: by which it is known so far.
+    """A message of a customer. `key`: by which it is known so far; `first`: by which it set out.
 
-    `origin`: `topic:partition:offset` where upstream put it. `sender`, `sender_offset`: the topic partition this
-    engine read it from last before it came here, which sees every customer's messages in order.
+    `source`, `offset`: the topic and partition (`signals:3`) and the offset where upstream put it. `body`: of a
+    merge, the profile that became part of the customer. `hops`: how often it was sent on.
     """
 
     kind: str
     key: str
     body: Body
-    origin: str
-    sender: str
-    sender_offset: int
-    hops: tuple[str, ...] = ()
+    source: str
+    offset: int
+    first: str
+    hops: int = 0
 
 
 def arrive(record: Record, repertoire: Repertoire) -> Arrival | Reject:
     """Decode a record of `signals`, `outcomes` or `customers`."""
-    here = f"{record.topic}/{record.partition}"
+    source = f"{record.topic}:{record.partition}"
     if record.topic == "customers":
-        return _forwarded(record, here, repertoire)
-    origin = f"{record.topic}:{record.partition}:{record.offset}"
+        return _forwarded(record, source, repertoire)
     kind = "signal" if record.topic == "signals" else "outcome"
-    body = _decode(kind, record, origin, repertoire)
+    body = _decode(kind, record, f"{source}:{record.offset}", repertoire)
     if isinstance(body, Reject):
         return body
     key = _key_of(body, repertoire)
-    return key if isinstance(key, Reject) else Arrival(kind, key, body, origin, here, record.offset)
+    return key if isinstance(key, Reject) else Arrival(kind, key, body, source, record.offset, key)
 
 
-def _forwarded(record: Record, here: str, repertoire: Repertoire) -> Arrival | Reject:
+def _forwarded(record: Record, source: str, repertoire: Repertoire) -> Arrival | Reject:
     try:
-        kind = (header(record.headers, KIND) or b"signal").decode()
         key = (record.key or b"").decode()
-        origin = (header(record.headers, ORIGIN) or b"").decode() or f"{here}:{record.offset}"
-        sender, _, offset = (header(record.headers, SENDER) or b"").decode().rpartition("/")
-        hops = tuple(each for each in (header(record.headers, HOPS) or b"").decode().split("\0") if each)
-        sender_offset = int(offset) if sender else record.offset
-    except ValueError:
-        return Reject("malformed", "A record of customers has headers that no engine wrote.")
-    if not key or kind not in KINDS or len(hops) > MAX_HOPS:
-        return Reject("malformed", f"A record of customers has kind {kind[:20]!r} and {len(hops)} hops.")
+        kind, origin, first, hops = (
+            (header(record.headers, name) or default).decode()
+            for name, default in (
+                (KIND, b"signal"),
+                (ORIGIN, f"{source}:{record.offset}".encode()),
+                (FIRST, record.key or b""),
+                (HOPS, b"0"),
+            )
+        )
+    except UnicodeDecodeError:
+        return Reject("malformed", "A record of customers has a key or headers that are not UTF-8.")
+    came = _ORIGIN.fullmatch(origin)
+    if not key or kind not in KINDS or came is None or len(key) > MAX_KEY or len(first) > MAX_KEY:
+        return Reject("malformed", f"No engine wrote this record of customers: {kind[:20]!r}, {origin[:40]!r}.")
+    if _HOPS.fullmatch(hops) is None or int(hops) > MAX_HOPS:
+        return Reject("malformed", f"A record of customers was sent on {hops[:5]} times; at most {MAX_HOPS} may be.")
     body = _decode(kind, record, origin, repertoire)
-    if isinstance(body, Reject):
-        return body
-    return Arrival(kind, key, body, origin, sender or here, sender_offset, hops)
+    return body if isinstance(body, Reject) else Arrival(kind, key, body, came[1], int(came[2]), first, int(hops))
 
 
 def _decode(kind: str, record: Record, origin: str, repertoire: Repertoire) -> Body | Reject:
@@ -98,15 +108,32 @@ def _decode(kind: str, record: Record, origin: str, repertoire: Repertoire) -> B
         return decode_signal(record, origin, repertoire.max_future_ms)
     if kind == "outcome":
         return decode_outcome(record, origin)
-    if kind == "tick":
-        return Tick()
+    if kind == "merge":
+        return _decode_merge(record.value or b"")
+    return Tick() if kind == "tick" else _decode_message(_notice_decoder, record.value)
+
+
+_notice_decoder = msgspec.json.Decoder(Notice)
+_claim_decoder = msgspec.json.Decoder(Claim)
+_merge_decoder = msgspec.msgpack.Decoder(tuple[int, bytes])
+
+
+def _decode_merge(value: bytes) -> Profile | Reject:
+    """A profile is believed as a whole or not at all: its checksum says that an engine wrote it."""
     try:
-        if kind == "merge":
-            source, profile = msgspec.msgpack.decode(record.value or b"", type=tuple[str, bytes])
-            return Merge(source, decode_profile(profile))
-        return msgspec.json.decode(record.value or b"", type=Notice)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        return Reject("malformed", f"A {kind} cannot be read: {error}.")
+        checksum, profile = _merge_decoder.decode(value)
+        if zlib.crc32(profile) != checksum:
+            return Reject("malformed", "A merge does not have the checksum of its profile.")
+        return decode_profile(profile)
+    except (ValueError, RecursionError) as error:
+        return Reject("malformed", f"A merge cannot be read: {error}.")
+
+
+def _decode_message(decoder: msgspec.json.Decoder[_Message], value: bytes | None) -> _Message | Reject:
+    message = parse(decoder, value, MAX_BYTES)
+    if not isinstance(message, Reject) and not 0 < len(message.identifier) <= MAX_KEY:
+        return Reject("malformed", f"identifier has {len(message.identifier)} characters; expected 1 to {MAX_KEY}.")
+    return message
 
 
 def _key_of(body: Body, repertoire: Repertoire) -> str | Reject:
@@ -119,12 +146,17 @@ def _key_of(body: Body, repertoire: Repertoire) -> str | Reject:
     return Reject("blocked-identifier", "Every identifier of the signal is on the list of blocked values.")
 
 
-def decode_claim(record: Record) -> Claim | Reject:
-    """Decode a record of `links`."""
-    try:
-        return msgspec.json.decode(record.value or b"", type=Claim)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Reject("malformed", f"A claim cannot be read: {error}.")
+def decode_claim(record: Record, partitions: int) -> Claim | Reject:
+    """Decode a record of `links`, which must be in the partition that owns its identifier."""
+    claim = _decode_message(_claim_decoder, record.value)
+    if isinstance(claim, Reject):
+        return claim
+    if not 0 < len(claim.customer_id) <= MAX_KEY:
+        return Reject("malformed", f"customer_id has {len(claim.customer_id)} characters; expected 1 to {MAX_KEY}.")
+    owner = partition_of(claim.identifier, partitions)
+    if owner != record.partition:
+        return Reject("malformed", f"A claim is in partition {record.partition}; its identifier belongs to {owner}.")
+    return claim
 
 
 # --- Sending on ---
@@ -135,30 +167,25 @@ def forward(record: Record, arrival: Arrival, key: str) -> Output:
     kept = tuple(each for each in record.headers if not each[0].startswith("batuta-"))
     added = (
         (KIND, arrival.kind.encode()),
-        (ORIGIN, arrival.origin.encode()),
-        (SENDER, f"{record.topic}/{record.partition}/{record.offset}".encode()),
-        (HOPS, "\0".join((*arrival.hops, arrival.key)).encode()),
+        (ORIGIN, f"{arrival.source}:{arrival.offset}".encode()),
+        (FIRST, arrival.first.encode()),
+        (HOPS, str(arrival.hops + 1).encode()),
     )
     return Output("customers", key.encode(), record.value or b"", (*kept, *added), record.timestamp_ms)
 
 
-def notice(kind: Kind, to: str, identifier: str, record: Record) -> Output:
-    """An `adopt` or `refused` for a customer, caused by a record."""
-    body = msgspec.json.encode(Notice(identifier, record.timestamp_ms))
-    return Output("customers", to.encode(), body, _caused(kind, record), record.timestamp_ms)
+def notice(kind: Literal["adopt", "refused"], to: str, about: Notice, at_ms: int) -> Output:
+    """A word for a customer."""
+    return Output("customers", to.encode(), msgspec.json.encode(about), ((KIND, kind.encode()),), at_ms)
 
 
-def merge_message(to: str, source: str, profile: bytes, record: Record) -> Output:
-    """A whole profile for the customer it became part of. `source`: id of this merge."""
-    body = msgspec.msgpack.encode((source, profile))
-    return Output("customers", to.encode(), body, _caused("merge", record), record.timestamp_ms)
+def merge_message(to: str, profile: Profile, at_ms: int) -> Output:
+    """A whole profile for the customer it became part of, without what it still had to send."""
+    encoded = encode_profile(msgspec.structs.replace(profile, outbox=[]))
+    value = msgspec.msgpack.encode((zlib.crc32(encoded), encoded))
+    return Output("customers", to.encode(), value, ((KIND, b"merge"),), at_ms)
 
 
-def claim_message(claim: Claim, record: Record) -> Output:
+def claim_message(claim: Claim, at_ms: int) -> Output:
     """A claim for the partition that owns the identifier."""
-    return Output("links", claim.identifier.encode(), msgspec.json.encode(claim), (), record.timestamp_ms)
-
-
-def _caused(kind: Kind, record: Record) -> tuple[tuple[str, bytes], ...]:
-    sender = f"{record.topic}/{record.partition}/{record.offset}"
-    return (KIND, kind.encode()), (SENDER, sender.encode())
+    return Output("links", claim.identifier.encode(), msgspec.json.encode(claim), (), at_ms)

@@ -13,10 +13,12 @@ from collections.abc import MutableMapping
 import msgspec
 
 from engine.calendar import DAY_MS, HOUR_MS, Zones, calendar_start_ms, format_rfc3339
-from engine.repertoire import BudgetRule, Candidate, Window
+from engine.repertoire import BudgetRule, Window
 
 ROLLING_STEPS = 24
 """A rolling window is counted in so many steps; what falls into a step leaves with the whole step."""
+_ROUNDING = 1e-9
+"""What adding up fractions of money may be off by."""
 _LONGEST_MS = {
     "hour": HOUR_MS * 3 // 2,
     "day": DAY_MS * 3 // 2,
@@ -49,41 +51,41 @@ class Share(msgspec.Struct, frozen=True):
         return whole + ((self.partition + first) % self.partitions < rest)
 
 
-def amount_of(budget: BudgetRule, candidate: Candidate) -> float:
-    """What choosing a candidate uses of a budget: one decision, or its treatment's cost."""
-    return 1.0 if budget.unit == "decisions" else candidate.treatment.cost
-
-
-def covers(budget: BudgetRule, candidate: Candidate) -> bool:
-    """Whether a candidate is counted by a budget."""
-    action = candidate.action
-    return budget.scope.covers(action.issue, action.group, action.id, action.tags, candidate.treatment.channel)
+def amount_of(budget: BudgetRule, cost: float) -> float:
+    """What one contact of a cost uses of a budget."""
+    return 1.0 if budget.unit == "decisions" else cost
 
 
 def exhausted(
     budget: BudgetRule, budgets: Budgets, amount: float, now_ms: int, share: Share, zones: Zones
 ) -> str | None:
     """Why so much more does not fit into the partition's share, or None when it fits."""
-    start_ms, end_ms = _span_ms(budget.window, now_ms, zones)
+    start_ms = _start_ms(budget.window, now_ms, zones)
     limit = share.of(budget)
     spending = budgets.get(budget.id)
-    used = 0.0 if spending is None else sum(each for at, each in spending.used.items() if at >= start_ms)
+    used = 0.0 if spending is None else math.fsum(each for at, each in spending.used.items() if at >= start_ms)
     if budget.pacing == "even":
-        elapsed = (now_ms - start_ms) / (end_ms - start_ms)
-        limit = math.ceil(limit * elapsed) if budget.unit == "decisions" else limit * elapsed
-    if used + amount <= limit + 1e-9:
+        limit = _paced(budget, limit, (now_ms - start_ms) / (_end_ms(budget.window, now_ms, zones) - start_ms))
+    if used + amount <= limit + _ROUNDING:
         return None
     paced = " so far" if budget.pacing == "even" else ""
     return f"{used:g} of {limit:g} {budget.unit}{paced} used since {format_rfc3339(start_ms)} ({budget.id})"
 
 
+def _paced(budget: BudgetRule, limit: float, elapsed: float) -> float:
+    """What may have been used of a limit; of decisions the next whole one, as a small share would else wait forever."""
+    return float(math.ceil(limit * elapsed)) if budget.unit == "decisions" else limit * elapsed
+
+
 def reserve(budget: BudgetRule, budgets: Budgets, amount: float, now_ms: int, zones: Zones) -> None:
     """Use up a part of a budget."""
-    start_ms, _ = _span_ms(budget.window, now_ms, zones)
     spending = budgets.get(budget.id) or Spending()
     step = _step_ms(budget.window, now_ms, zones)
     spending.used[step] = spending.used.get(step, 0.0) + amount
-    spending.used = {at: each for at, each in spending.used.items() if at >= start_ms}
+    if len(spending.used) > 1:
+        # One window more than needed: a timer that fires late decides in the window it was due in.
+        since_ms = _start_ms(budget.window, _start_ms(budget.window, now_ms, zones) - 1, zones)
+        spending.used = {at: each for at, each in spending.used.items() if at >= since_ms}
     budgets[budget.id] = spending
 
 
@@ -96,16 +98,21 @@ def release(budget: BudgetRule, budgets: Budgets, amount: float, reserved_ms: in
         budgets[budget.id] = spending
 
 
-def _span_ms(window: Window, now_ms: int, zones: Zones) -> tuple[int, int]:
-    """Start and end of the window that holds a moment; a rolling one begins on a step."""
+def _start_ms(window: Window, now_ms: int, zones: Zones) -> int:
+    """Start of the window that holds a moment; a rolling one begins on a step."""
     if window.unit is None:
         step = _rolling_step_ms(window)
-        return (now_ms - window.span_ms) // step * step, now_ms
+        return (now_ms - window.span_ms) // step * step
+    return calendar_start_ms(now_ms, window.unit, window.count, zones.of(None, None)[0])
+
+
+def _end_ms(window: Window, now_ms: int, zones: Zones) -> int:
+    if window.unit is None:
+        return now_ms
     zone = zones.of(None, None)[0]
-    start_ms = calendar_start_ms(now_ms, window.unit, window.count, zone)
     # Half a unit beyond the longest one lies in the next, whatever daylight saving or the month's length is.
     beyond_ms = calendar_start_ms(now_ms, window.unit, 1, zone) + _LONGEST_MS[window.unit]
-    return start_ms, calendar_start_ms(beyond_ms, window.unit, 1, zone)
+    return calendar_start_ms(beyond_ms, window.unit, 1, zone)
 
 
 def _step_ms(window: Window, at_ms: int, zones: Zones) -> int:

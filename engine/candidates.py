@@ -32,18 +32,12 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 def for_trigger(repertoire: Repertoire, trigger: Trigger) -> tuple[Candidate, ...]:
-    """What a trigger may choose from: all in its scope, but nothing for a slot or an inbound channel."""
+    """What a trigger may choose from: all that is sent, within its scope."""
     key = f"trigger/{trigger.id}"
     pool = repertoire.pools.get(key)
     if pool is None:
         pool = tuple(
-            each
-            for each in repertoire.candidates
-            if not each.treatment.placements
-            and not repertoire.channels[each.treatment.channel].inbound
-            and trigger.scope.covers(
-                each.action.issue, each.action.group, each.action.id, each.action.tags, each.treatment.channel
-            )
+            each for each in repertoire.candidates if is_sent(each, repertoire) and trigger.scope.covers(*named(each))
         )
         repertoire.pools[key] = pool
     return pool
@@ -56,10 +50,38 @@ def for_request(
 
     Without a slot: everything on the channel asked for, or everything. A slot or channel nobody configured has nothing.
     """
-    if placement is not None:
-        slot = repertoire.placements.get(placement)
-        return ((), 1, None) if slot is None else (_for_placement(repertoire, slot), slot.limit, slot.fallback)
-    return _for_channel(repertoire, request.channel), 1, None
+    asked = request.limit
+    if placement is None:
+        return _for_channel(repertoire, request.channel), 1 if asked is None else asked, None
+    slot = repertoire.placements.get(placement)
+    if slot is None:
+        return (), 1, None
+    return _for_placement(repertoire, slot), slot.limit if asked is None else min(asked, slot.limit), slot.fallback
+
+
+def for_fallback(repertoire: Repertoire, action: str, placement: str | None) -> list[Candidate]:
+    """The treatments in which a named action fits a slot, or can be sent when there is none."""
+    slot = None if placement is None else repertoire.placements.get(placement)
+    pool = repertoire.candidates if slot is None else _for_placement(repertoire, slot)
+    return [each for each in pool if each.action.id == action and (slot is not None or is_sent(each, repertoire))]
+
+
+def is_sent(candidate: Candidate, repertoire: Repertoire) -> bool:
+    """Whether a treatment goes to the customer, instead of being shown where the customer comes."""
+    treatment = candidate.treatment
+    return not treatment.placements and not repertoire.channels[treatment.channel].inbound
+
+
+def named(candidate: Candidate) -> tuple[str, str, str, frozenset[str], str]:
+    """What scopes know a candidate by: issue, group, action, tags, channel."""
+    action = candidate.action
+    return action.issue, action.group, action.id, action.tags, candidate.treatment.channel
+
+
+def tags_of(action: str, repertoire: Repertoire) -> frozenset[str]:
+    """The tags an action has; none when the configuration no longer knows it."""
+    known = repertoire.actions.get(action)
+    return frozenset() if known is None else known.tags
 
 
 def _for_placement(repertoire: Repertoire, placement: Placement) -> tuple[Candidate, ...]:

@@ -19,6 +19,7 @@ CONSENT_EVENT = "Consent Updated"
 ANY = "*"
 MAX_STATEMENTS = 64
 MAX_LEDGERS = 8
+_ALL = f"{ANY}/{ANY}"
 
 
 class Statement(msgspec.Struct, frozen=True, array_like=True):
@@ -74,20 +75,25 @@ def _statement(entry: Any, at_ms: int) -> tuple[str, Statement] | None:
 
 
 def state(ledgers: list[Ledger], said: dict[str, Statement]) -> int:
-    """Enter statements into every ledger, keeping the later one of each kind; returns how many found no room."""
+    """Enter statements into every ledger, keeping the later one of each kind; returns how many found no room.
+
+    A denial that finds no room is entered for everything: it must not be lost.
+    """
     if not said:
         return 0
     if not ledgers:
         ledgers.append({})
-    dropped = 0
-    for ledger in ledgers:
-        for key, statement in said.items():
-            kept = ledger.get(key)
-            if kept is None and len(ledger) >= MAX_STATEMENTS:
-                dropped += 1
-            else:
-                ledger[key] = statement if kept is None else _later(kept, statement)
-    return dropped
+    return sum(_enter(ledger, key, statement) for ledger in ledgers for key, statement in said.items())
+
+
+def _enter(ledger: Ledger, key: str, statement: Statement) -> int:
+    is_full = key not in ledger and len(ledger) >= MAX_STATEMENTS
+    if is_full and statement.status == "granted":
+        return 1
+    key = _ALL if is_full else key
+    kept = ledger.get(key)
+    ledger[key] = statement if kept is None else _later(kept, statement)
+    return int(is_full)
 
 
 def _strictness(statement: Statement) -> tuple[bool, float]:
@@ -132,10 +138,18 @@ def merge_ledgers(ours: list[Ledger], theirs: list[Ledger]) -> list[Ledger]:
 
 
 def _strictest(one: Ledger, other: Ledger) -> Ledger:
-    """One ledger that allows nothing either of two denies: denials count as said last."""
-    latest = max(said.at_ms for ledger in (one, other) for said in ledger.values())
+    """One ledger that allows nothing either of two denies.
+
+    Denials count as said last, all grants end with the first one; what has no room is denied.
+    """
+    said = [*one.values(), *other.values()]
+    latest_ms = max(each.at_ms for each in said)
+    ends_ms = min((each.expires_ms for each in said if each.expires_ms is not None), default=None)
     united: Ledger = {}
     for key in [*one, *other]:
-        said = max((ledger[key] for ledger in (one, other) if key in ledger), key=_strictness)
-        united[key] = said if said.status == "granted" else msgspec.structs.replace(said, at_ms=latest)
-    return dict(list(united.items())[:MAX_STATEMENTS])
+        kept = max((ledger[key] for ledger in (one, other) if key in ledger), key=_strictness)
+        if kept.status == "granted":
+            united[key] = Statement("granted", kept.at_ms, ends_ms)
+        else:
+            united[key] = Statement(kept.status, latest_ms)
+    return united if len(united) <= MAX_STATEMENTS else {_ALL: Statement("denied", latest_ms)}

@@ -6,53 +6,70 @@ records has the numbers in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import tzinfo
-from functools import partial
 from typing import TypeVar
 
 import msgspec
 
-from engine import budgets, consent, history
+from engine import budgets, consent
 from engine.budgets import Budgets, Share
 from engine.calendar import calendar_start_ms, format_day, format_duration, format_rfc3339, quiet_until_ms
-from engine.candidates import Rejection
-from engine.profile import Profile
+from engine.candidates import Rejection, is_sent, named, tags_of
+from engine.profile import Answer, Contact, Profile
 from engine.repertoire import (
     BudgetRule,
     Candidate,
     ContactLimit,
     CoveringRules,
     Repertoire,
+    Scope,
     SuppressionPolicy,
     Window,
 )
 
 _Scoped = TypeVar("_Scoped", SuppressionPolicy, ContactLimit, BudgetRule)
+Pauses = dict[tuple[str, str], int]
+"""Action or group, and channel (empty for all) → when its pause ends."""
 
 
 class Surroundings(msgspec.Struct, frozen=True):
     """What constraints consult besides the candidate, at one moment.
 
-    `outbound`: the engine speaks first, so quiet hours hold. `reasons`: answers found so far; most constraints
-    say the same of many candidates.
+    `zones`: all that could be the recipient's. `in_slot`: the choice is shown where the customer came, not sent.
+    The rest is what they found so far: most constraints say the same of many candidates.
     """
 
     profile: Profile
-    now_ms: int
     budgets: Budgets
     share: Share
-    outbound: bool
-    reasons: dict[tuple[str, ...], str | None] = {}
+    repertoire: Repertoire
+    in_slot: bool
+    zones: tuple[tzinfo, ...]
+    consent: dict[tuple[str, str], str | None] = {}
+    pauses: dict[str, Pauses] = {}
+    limits: dict[str, str | None] = {}
+    quiet: dict[str, str | None] = {}
+    budget: dict[tuple[str, float], str | None] = {}
 
 
-def permit(
-    candidates: Sequence[Candidate], around: Surroundings, repertoire: Repertoire, rejections: list[Rejection]
-) -> list[Candidate]:
+def surroundings(
+    profile: Profile, budgets: Budgets, share: Share, repertoire: Repertoire, *, in_slot: bool
+) -> Surroundings:
+    """A moment about which nothing was found yet."""
+    rules = repertoire.profile
+    timezone, country = profile.traits.get(rules.timezone_trait), profile.traits.get(rules.country_trait)
+    zones = repertoire.zones.of(
+        timezone if isinstance(timezone, str) else None, country if isinstance(country, str) else None
+    )
+    return Surroundings(profile, budgets, share, repertoire, in_slot, zones)
+
+
+def permit(candidates: Iterable[Candidate], around: Surroundings, rejections: list[Rejection]) -> list[Candidate]:
     """The candidates nothing holds back; why each other one is held goes to `rejections`."""
     permitted = []
     for candidate in candidates:
-        rejection = held_back(candidate, around, repertoire)
+        rejection = held_back(candidate, around)
         if rejection is None:
             permitted.append(candidate)
         else:
@@ -60,60 +77,54 @@ def permit(
     return permitted
 
 
-def held_back(candidate: Candidate, around: Surroundings, repertoire: Repertoire) -> Rejection | None:
+def held_back(candidate: Candidate, around: Surroundings) -> Rejection | None:
     """The first constraint that holds a candidate back, or None."""
-    rules = _rules_for(candidate, repertoire)
+    rules = rules_for(candidate, around.repertoire)
     for stage, check in _CHECKS:
-        reason = check(candidate, rules, around, repertoire)
+        reason = check(candidate, rules, around)
         if reason is not None:
             return Rejection(candidate.action.id, stage, f"{candidate.treatment.id}: {reason}")
     return None
 
 
-def _rules_for(candidate: Candidate, repertoire: Repertoire) -> CoveringRules:
+def rules_for(candidate: Candidate, repertoire: Repertoire) -> CoveringRules:
     """The rules that speak of a candidate, looked up once."""
     rules = repertoire.covering.get(candidate.index)
     if rules is None:
-        action, channel, all_rules = candidate.action, candidate.treatment.channel, repertoire.constraints
-
-        def covering(rules: Sequence[_Scoped]) -> tuple[_Scoped, ...]:
-            named = (action.issue, action.group, action.id, action.tags, channel)
-            return tuple(each for each in rules if each.scope.covers(*named))
-
+        every, obeys_caps = repertoire.constraints, candidate.action.obeys_caps
         rules = CoveringRules(
-            suppressions=covering(all_rules.suppressions),
-            contact_limits=covering(all_rules.contact_limits) if action.obeys_caps else (),
-            budgets=covering(all_rules.budgets),
+            suppressions=_covering(candidate, every.suppressions),
+            contact_limits=_covering(candidate, every.contact_limits) if obeys_caps else (),
+            budgets=_covering(candidate, every.budgets),
         )
         repertoire.covering[candidate.index] = rules
     return rules
 
 
-def _once(around: Surroundings, key: tuple[str, ...], find: Callable[[], str | None]) -> str | None:
-    """A reason found at most once per moment."""
-    if key not in around.reasons:
-        around.reasons[key] = find()
-    return around.reasons[key]
+def _covering(candidate: Candidate, rules: Sequence[_Scoped]) -> tuple[_Scoped, ...]:
+    return tuple(each for each in rules if each.scope.covers(*named(candidate)))
 
 
 # --- Consent ---
 
 
-def _consent(candidate: Candidate, _: CoveringRules, around: Surroundings, repertoire: Repertoire) -> str | None:
-    channel, purpose = candidate.treatment.channel, candidate.treatment.purpose
-    return _once(around, ("consent", channel, purpose), lambda: _no_consent(channel, purpose, around, repertoire))
+def _consent(candidate: Candidate, _: CoveringRules, around: Surroundings) -> str | None:
+    key = candidate.treatment.channel, candidate.treatment.purpose
+    if key not in around.consent:
+        around.consent[key] = _no_consent(*key, around)
+    return around.consent[key]
 
 
-def _no_consent(channel: str, purpose: str, around: Surroundings, repertoire: Repertoire) -> str | None:
-    rule = repertoire.constraints.purposes.get(purpose, "required")
+def _no_consent(channel: str, purpose: str, around: Surroundings) -> str | None:
+    rule = around.repertoire.constraints.purposes.get(purpose, "required")
     if rule == "none":
         return None
-    said = consent.verdict(around.profile.consent, channel, purpose, around.now_ms)
+    said = consent.verdict(around.profile.consent, channel, purpose, around.profile.now_ms)
     if said.allowed or (said.allowed is None and rule == "implied"):
         return None
     if said.statement is None:
         return f"no consent on record for {channel}, {purpose}"
-    zone = _zones(around, repertoire)[0]
+    zone = around.zones[0]
     if said.statement.status == "granted" and said.statement.expires_ms is not None:
         return f"consent for {channel}, {purpose} expired on {format_day(said.statement.expires_ms, zone)}"
     return f"{said.statement.status} for {channel}, {purpose} on {format_day(said.statement.at_ms, zone)}"
@@ -122,52 +133,63 @@ def _no_consent(channel: str, purpose: str, around: Surroundings, repertoire: Re
 # --- Contact policies ---
 
 
-def _suppression(
-    candidate: Candidate, rules: CoveringRules, around: Surroundings, repertoire: Repertoire
-) -> str | None:
-    longest: tuple[int, str] | None = None
+def _suppression(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
+    """The pause that ends last, of all policies that speak of the candidate."""
+    longest: tuple[int, SuppressionPolicy] | None = None
     for policy in rules.suppressions:
-        until_ms = suppressed_until_ms(policy, candidate, around.profile)
-        if until_ms is not None and until_ms > around.now_ms and (longest is None or until_ms > longest[0]):
-            longest = (until_ms, _suppression_reason(policy, until_ms, around, repertoire))
-    return None if longest is None else longest[1]
+        if policy.id not in around.pauses:
+            around.pauses[policy.id] = pauses(policy, around.profile)
+        paused = around.pauses[policy.id]
+        if paused:
+            action = candidate.action
+            subject = _subject(policy, action.id, action.group, candidate.treatment.channel)
+            until_ms = paused.get(subject, 0)
+            if until_ms and (longest is None or until_ms > longest[0]):
+                longest = until_ms, policy
+    return None if longest is None else _suppression_reason(*longest, around)
 
 
-def suppressed_until_ms(policy: SuppressionPolicy, candidate: Candidate, profile: Profile) -> int | None:
-    """When the latest pause a policy ever imposed on a candidate ends; None when there was none.
+def pauses(policy: SuppressionPolicy, profile: Profile) -> Pauses:
+    """What a policy pauses at the profile's time, and until when.
 
     A pause starts with the outcome that completes `threshold` of them within the window (Pega, "Configuring
-    contact policies to temporarily suppress actions").
+    contact policies to temporarily suppress actions"); of several in a row the last one counts.
     """
-    times = _times_counted(policy, candidate, profile)
-    reached = [
-        at
-        for earlier, at in zip(times, times[policy.threshold - 1 :], strict=False)
-        if at - earlier <= policy.window_ms
-    ]
-    return reached[-1] + policy.pause_ms if reached else None
+    times: dict[tuple[str, str], list[int]] = {}
+    for each in _entries(policy, profile):
+        times.setdefault(_subject(policy, each.action, each.group, each.channel), []).append(each.at_ms)
+    found: Pauses = {}
+    for subject, counted in times.items():
+        until_ms = _paused_until_ms(policy, sorted(counted))
+        if until_ms is not None and until_ms > profile.now_ms:
+            found[subject] = until_ms
+    return found
 
 
-def _times_counted(policy: SuppressionPolicy, candidate: Candidate, profile: Profile) -> list[int]:
-    """When the outcomes a policy counts happened, in order; `contact` counts the decisions themselves."""
-    action, channel = candidate.action, candidate.treatment.channel
-    entries = (
-        profile.contacts
-        if policy.outcome == "contact"
-        else [each for each in profile.answers if each.type == policy.outcome]
-    )
-    return sorted(
-        each.at_ms
-        for each in entries
-        if (policy.across_channels or each.channel == channel)
-        and (each.action == action.id if policy.level == "action" else each.group == action.group)
-    )
+def _entries(policy: SuppressionPolicy, profile: Profile) -> Sequence[Contact | Answer]:
+    """What a policy counts; `contact` counts the decisions themselves."""
+    if policy.outcome == "contact":
+        return profile.contacts
+    return [each for each in profile.answers if each.type == policy.outcome]
 
 
-def _suppression_reason(policy: SuppressionPolicy, until_ms: int, around: Surroundings, repertoire: Repertoire) -> str:
+def _subject(policy: SuppressionPolicy, action: str, group: str, channel: str) -> tuple[str, str]:
+    """What is counted and paused together."""
+    return action if policy.level == "action" else group, "" if policy.across_channels else channel
+
+
+def _paused_until_ms(policy: SuppressionPolicy, times: list[int]) -> int | None:
+    """When the latest pause ends that so many outcomes at these times imposed, if any did."""
+    for last in range(len(times) - 1, policy.threshold - 2, -1):
+        if times[last] - times[last - policy.threshold + 1] <= policy.window_ms:
+            return times[last] + policy.pause_ms
+    return None
+
+
+def _suppression_reason(until_ms: int, policy: SuppressionPolicy, around: Surroundings) -> str:
     what = "this action" if policy.level == "action" else "its group"
     where = "" if policy.across_channels else " on this channel"
-    until = format_day(until_ms, _zones(around, repertoire)[0])
+    until = format_day(until_ms, around.zones[0])
     window = format_duration(policy.window_ms)
     return f"paused until {until}: {policy.threshold} {policy.outcome} of {what}{where} within {window} ({policy.id})"
 
@@ -175,87 +197,96 @@ def _suppression_reason(policy: SuppressionPolicy, until_ms: int, around: Surrou
 # --- Contact limits ---
 
 
-def _limits(candidate: Candidate, rules: CoveringRules, around: Surroundings, repertoire: Repertoire) -> str | None:
-    bound = repertoire.profile.limits.contacts
-    if candidate.action.obeys_caps and history.is_full(around.profile, bound):
-        return f"the contact history is full ({bound})"
+def _limits(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
     for limit in rules.contact_limits:
-        if not limit.scope.channels and not around.outbound:
+        if not limit.scope.channels and (around.in_slot or not is_sent(candidate, around.repertoire)):
             continue  # a limit over all channels is about being written to, not about what a page shows
-        reason = _once(around, ("limit", limit.id), partial(_reached, limit, around, repertoire))
+        if limit.id not in around.limits:
+            around.limits[limit.id] = _reached(limit, around)
+        reason = around.limits[limit.id]
         if reason is not None:
             return reason
     return None
 
 
-def _reached(limit: ContactLimit, around: Surroundings, repertoire: Repertoire) -> str | None:
-    since_ms = _since_ms(limit.window, around, repertoire)
-    held = count_contacts(limit, since_ms, around.profile, repertoire)
+def _reached(limit: ContactLimit, around: Surroundings) -> str | None:
+    since_ms = _since_ms(limit.window, around)
+    contacts, bound = around.profile.contacts, around.repertoire.profile.limits.contacts
+    if len(contacts) >= bound and contacts[0].at_ms >= since_ms:
+        since = format_day(contacts[0].at_ms, around.zones[0])
+        return f"the contact history is full: {len(contacts)} since {since}, too short to count on ({limit.id})"
+    held = count_contacts(limit.scope, since_ms, contacts, around.repertoire)
     if held < limit.limit:
         return None
-    since = format_day(since_ms, _zones(around, repertoire)[0])
     what = " or ".join(sorted(limit.scope.channels)) or "any"
-    return f"{held} of {limit.limit} {what} contacts since {since} ({limit.id})"
+    return f"{held} of {limit.limit} {what} contacts since {format_day(since_ms, around.zones[0])} ({limit.id})"
 
 
-def count_contacts(limit: ContactLimit, since_ms: int, profile: Profile, repertoire: Repertoire) -> int:
-    """Contacts since a moment that count toward a limit; an action's tags are read as they are now (Braze)."""
+def count_contacts(scope: Scope, since_ms: int, contacts: Sequence[Contact], repertoire: Repertoire) -> int:
+    """Contacts since a moment, of those in order of time, that count toward a limit.
+
+    An action's tags are read as they are now (Braze). A scope without channels counts only what was sent.
+    """
     count = 0
-    for contact in profile.contacts:
-        if contact.counts and contact.at_ms >= since_ms and (contact.outbound or limit.scope.channels):
-            action = repertoire.actions.get(contact.action)
-            tags = frozenset() if action is None else action.tags
-            count += limit.scope.covers(contact.issue, contact.group, contact.action, tags, contact.channel)
+    for contact in reversed(contacts):
+        if contact.at_ms < since_ms:
+            break
+        if contact.counts and (contact.outbound or scope.channels):
+            tags = tags_of(contact.action, repertoire)
+            count += scope.covers(contact.issue, contact.group, contact.action, tags, contact.channel)
     return count
 
 
-def _since_ms(window: Window, around: Surroundings, repertoire: Repertoire) -> int:
+def _since_ms(window: Window, around: Surroundings) -> int:
     """Start of a window; with several possible zones the earliest, as it counts the most."""
+    now_ms = around.profile.now_ms
     if window.unit is None:
-        return around.now_ms - window.span_ms
-    zones = _zones(around, repertoire)
-    return min(calendar_start_ms(around.now_ms, window.unit, window.count, zone) for zone in zones)
+        return now_ms - window.span_ms
+    return min(calendar_start_ms(now_ms, window.unit, window.count, zone) for zone in around.zones)
 
 
 # --- Quiet hours ---
 
 
-def _quiet_hours(candidate: Candidate, _: CoveringRules, around: Surroundings, repertoire: Repertoire) -> str | None:
-    if not around.outbound or candidate.action.ignores_quiet_hours:
-        return None
+def _quiet_hours(candidate: Candidate, _: CoveringRules, around: Surroundings) -> str | None:
     channel = candidate.treatment.channel
-    return _once(around, ("quiet-hours", channel), lambda: _quiet(channel, around, repertoire))
+    if channel not in around.quiet:
+        around.quiet[channel] = _quiet(channel, around)
+    reason = around.quiet[channel]
+    if reason is None or candidate.action.ignores_quiet_hours or around.in_slot:
+        return None
+    return reason if is_sent(candidate, around.repertoire) else None
 
 
-def _quiet(channel: str, around: Surroundings, repertoire: Repertoire) -> str | None:
-    spans = repertoire.channels[channel].quiet_hours
+def _quiet(channel: str, around: Surroundings) -> str | None:
+    """Quiet in any zone that could be the recipient's is quiet."""
     ends_ms = [
         until_ms
-        for zone in _zones(around, repertoire)
-        for quiet in spans
-        if (until_ms := quiet_until_ms(quiet, around.now_ms, zone)) is not None
+        for zone in around.zones
+        for quiet in around.repertoire.channels[channel].quiet_hours
+        if (until_ms := quiet_until_ms(quiet, around.profile.now_ms, zone)) is not None
     ]
-    if not ends_ms:
-        return None
-    return f"quiet hours on {channel} until {format_rfc3339(max(ends_ms))}"
+    return f"quiet hours on {channel} until {format_rfc3339(max(ends_ms))}" if ends_ms else None
 
 
 # --- Budgets ---
 
 
-def _budget(candidate: Candidate, rules: CoveringRules, around: Surroundings, repertoire: Repertoire) -> str | None:
+def _budget(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
     for budget in rules.budgets:
-        amount = budgets.amount_of(budget, candidate)
-        spent = partial(
-            budgets.exhausted, budget, around.budgets, amount, around.now_ms, around.share, repertoire.zones
-        )
-        reason = _once(around, ("budget", budget.id, repr(amount)), spent)
+        amount = budgets.amount_of(budget, candidate.treatment.cost)
+        key = budget.id, amount
+        if key not in around.budget:
+            around.budget[key] = budgets.exhausted(
+                budget, around.budgets, amount, around.profile.now_ms, around.share, around.repertoire.zones
+            )
+        reason = around.budget[key]
         if reason is not None:
             return reason
     return None
 
 
-_Check = Callable[[Candidate, CoveringRules, Surroundings, Repertoire], str | None]
+_Check = Callable[[Candidate, CoveringRules, Surroundings], str | None]
 _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("consent", _consent),
     ("contact-policy", _suppression),
@@ -264,12 +295,3 @@ _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("budget", _budget),
 )
 """The constraints in the order they are asked, each with the stage its reasons name."""
-
-
-def _zones(around: Surroundings, repertoire: Repertoire) -> tuple[tzinfo, ...]:
-    """The recipient's zones; several when only a country, or nothing, is known."""
-    traits, rules = around.profile.traits, repertoire.profile
-    timezone, country = traits.get(rules.timezone_trait), traits.get(rules.country_trait)
-    return repertoire.zones.of(
-        timezone if isinstance(timezone, str) else None, country if isinstance(country, str) else None
-    )

@@ -56,8 +56,16 @@ class _Lazy(dict[str, Any]):
         return found
 
 
-def context_of(profile: Profile, signal: Signal, repertoire: Repertoire) -> Context:
-    """The roots for one customer and one signal; aggregates, ages and last signals are computed when read."""
+def folded_scope(signal: Signal, repertoire: Repertoire) -> Context:
+    """What the parts of aggregates see: the signal alone, so that the order of signals does not matter."""
+    return {"signal": _signal_root(signal), "parameters": repertoire.parameters}
+
+
+def context_of(profile: Profile, signal: Signal, repertoire: Repertoire, folded: Context | None = None) -> Context:
+    """The roots for one customer and one signal; aggregates, ages and last signals are computed when read.
+
+    `folded`: the signal's `folded_scope`, where it is at hand.
+    """
     now_ms = profile.now_ms
     definitions = repertoire.profile.aggregates
     return {
@@ -66,11 +74,10 @@ def context_of(profile: Profile, signal: Signal, repertoire: Repertoire) -> Cont
         "segments": frozenset(profile.segments),
         "last": _Lazy(lambda name: _last(profile, name)),
         "age_ms": _Lazy(lambda name: _age_ms(profile, repertoire, name)),
-        "signal": _signal_root(signal),
         "request": {},
         "customer": _customer_root(profile, repertoire),
-        "parameters": repertoire.parameters,
         "now_ms": now_ms,
+        **(folded_scope(signal, repertoire) if folded is None else folded),
     }
 
 
@@ -118,9 +125,10 @@ def _signal_root(signal: Signal) -> dict[str, Any]:
 
 
 def _customer_root(profile: Profile, repertoire: Repertoire) -> dict[str, Any]:
+    created_ms, seen_ms = profile.created_ms, profile.seen_ms
     return {
-        "id": profile.customer_id,
+        "id": profile.known_as,
         "known": kind_of(profile.customer_id, repertoire.identity) == USER_ID,
-        "first_seen_ms": profile.created_ms,
-        "last_seen_ms": profile.seen_ms,
+        "first_seen_ms": profile.now_ms if created_ms is None else created_ms,
+        "last_seen_ms": profile.now_ms if seen_ms is None else seen_ms,
     }

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from engine.arbitration import Scored
-from engine.calendar import format_rfc3339
 from engine.candidates import Rejection
 from engine.record import Headers, Output
 from engine.repertoire import Repertoire
@@ -87,8 +86,8 @@ class Decision(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 def decision_id(cause: str, customer_id: str, trigger: str, placement: str | None, rank: int) -> str:
     """128 bits in hexadecimal, a pure function of the cause, so that a replay never mints a second id."""
-    named = "\0".join((cause, customer_id, trigger, placement or "", str(rank)))
-    return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+    named = msgspec.json.encode((cause, customer_id, trigger, placement, rank))
+    return hashlib.blake2b(named, digest_size=16).hexdigest()
 
 
 def draw(decision: str, seed: int) -> float:
@@ -115,10 +114,14 @@ def probabilities(contenders: Sequence[Scored], epsilon: float) -> list[float]:
     """The chance of each contender, best first, under epsilon-greedy; a mandatory action is never left to chance."""
     if not contenders:
         return []
-    if contenders[0].candidate.action.action_class == "mandatory":
-        return [1.0] + [0.0] * (len(contenders) - 1)
-    each = epsilon / len(contenders)
-    return [1.0 - epsilon + each] + [each] * (len(contenders) - 1)
+    each = 0.0 if is_mandatory(contenders[0]) else epsilon / len(contenders)
+    others = len(contenders) - 1
+    return [1.0 - each * others] + [each] * others
+
+
+def is_mandatory(scored: Scored) -> bool:
+    """Whether an action skips arbitration."""
+    return scored.candidate.action.action_class == "mandatory"
 
 
 def pick(chances: Sequence[float], position: float) -> int:
@@ -162,8 +165,3 @@ def contenders_of(ranked: Sequence[Scored], chosen: Scored | None, most: int) ->
 def score_of(scored: Scored) -> Score:
     """The factors as they are published."""
     return Score(scored.propensity, scored.context_weight, scored.value, scored.lever, scored.priority)
-
-
-def moment(ms: int | None) -> str | None:
-    """RFC 3339 of a time that may be absent."""
-    return None if ms is None else format_rfc3339(ms)

@@ -1,77 +1,99 @@
 """Who may be offered what: eligibility, applicability, suitability (Pega, "engagement policies"), then the treatment.
 
-Each candidate meets the layers in that order and leaves at the first rule that is not true; a rule that cannot
-be evaluated is not true.
+Each action meets the layers in that order and leaves at the first rule that is not true; a rule that cannot be
+evaluated is not true.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from engine.calendar import format_rfc3339
 from engine.candidates import Rejection
 from engine.context import Context
 from engine.expression import Memo
-from engine.repertoire import Action, Candidate, Repertoire, Rule
+from engine.repertoire import Action, Candidate, Repertoire, Treatment
 
-LAYERS = ("eligibility", "applicability", "suitability")
+MAX_SHOWN = 200
+"""Characters of a rule that a reason shows."""
 
 
 def qualify(
-    candidates: Sequence[Candidate], context: Context, repertoire: Repertoire, rejections: list[Rejection]
+    candidates: Iterable[Candidate],
+    context: Context,
+    repertoire: Repertoire,
+    rejections: list[Rejection],
+    truths: Memo | None = None,
 ) -> list[Candidate]:
-    """The candidates whose every rule is true; why each other one is not goes to `rejections`."""
-    memo = repertoire.predicates.evaluate(context)
-    verdicts: dict[str, Rejection | None] = {}
-    qualified = []
+    """The candidates whose every rule is true; why each other action or treatment is not goes to `rejections`.
+
+    `truths`: of the predicates in this context, as far as they are known.
+    """
+    memo = repertoire.predicates.evaluate(context) if truths is None else truths
+    qualified: list[Candidate] = []
+    action, rejection = None, None
     for candidate in candidates:
-        action = candidate.action
-        if action.id not in verdicts:
-            verdicts[action.id] = _unqualified(action, memo, context)
-        rejection = verdicts[action.id] or _unfit(candidate, memo, context, repertoire)
+        if candidate.action is not action:  # its treatments stand side by side
+            action = candidate.action
+            rejection = _unqualified(action, memo, context)
+            if rejection is not None:
+                rejections.append(rejection)
         if rejection is None:
-            qualified.append(candidate)
-        else:
-            rejections.append(rejection)
+            unfit = _unfit(candidate, memo, context, repertoire)
+            if unfit is None:
+                qualified.append(candidate)
+            else:
+                rejections.append(unfit)
     return qualified
 
 
+def unavailable(candidate: Candidate, context: Context, repertoire: Repertoire, truths: Memo) -> Rejection | None:
+    """Why a candidate cannot be offered even where engagement rules do not hold, as for a fallback."""
+    return _outdated(candidate.action, context) or _unfit(candidate, truths, context, repertoire)
+
+
 def _unqualified(action: Action, memo: Memo, context: Context) -> Rejection | None:
-    now_ms = context["now_ms"]
-    if action.starts_ms is not None and now_ms < action.starts_ms:
-        return Rejection(action.id, "eligibility", f"starts on {format_rfc3339(action.starts_ms)}")
-    if action.ends_ms is not None and now_ms >= action.ends_ms:
-        return Rejection(action.id, "eligibility", f"ended on {format_rfc3339(action.ends_ms)}")
-    engagement = action.engagement
-    layers = (engagement.eligibility, engagement.applicability, engagement.suitability)
-    for stage, rules in zip(LAYERS, layers, strict=True):
-        for rule in rules:
-            failed = memo.first_false(rule.predicates)
-            if failed is not None:
-                return Rejection(action.id, stage, f"{rule.where}: not true: {memo.source(failed)}")
+    outdated = _outdated(action, context)
+    if outdated is not None:
+        return outdated
+    failed = memo.first_false(action.engagement.predicates)
+    if failed is None:
+        return None
+    stage, where = action.engagement.origins[failed]
+    return Rejection(action.id, stage, f"{where}: not true: {_shown(memo.source(failed))}")
+
+
+def _outdated(action: Action, context: Context) -> Rejection | None:
+    starts_ms, ends_ms = action.starts_ms, action.ends_ms
+    if starts_ms is not None and context["now_ms"] < starts_ms:
+        return Rejection(action.id, "eligibility", f"starts on {format_rfc3339(starts_ms)}")
+    if ends_ms is not None and context["now_ms"] >= ends_ms:
+        return Rejection(action.id, "eligibility", f"ended on {format_rfc3339(ends_ms)}")
     return None
 
 
 def _unfit(candidate: Candidate, memo: Memo, context: Context, repertoire: Repertoire) -> Rejection | None:
+    """Why the treatment cannot be offered: its own rule, the reach of its channel, content with nothing to show."""
     treatment = candidate.treatment
-    failed = _failed(treatment.when, memo)
-    if failed is not None:
-        return Rejection(candidate.action.id, "eligibility", f"{treatment.id}: not true: {failed}")
     reachable = repertoire.channels[treatment.channel].reachable
-    failed = _failed(reachable, memo)
-    if failed is not None:
-        return Rejection(
-            candidate.action.id,
-            "eligibility",
-            f"{treatment.id}: {treatment.channel} does not reach: {failed}",
-        )
+    if treatment.when is not None and (failed := memo.first_false(treatment.when.predicates)) is not None:
+        reason: str | None = f"not true: {_shown(memo.source(failed))}"
+    elif reachable is not None and (failed := memo.first_false(reachable.predicates)) is not None:
+        reason = f"{treatment.channel} does not reach: {_shown(memo.source(failed))}"
+    else:
+        reason = _lacking(treatment, context)
+    return None if reason is None else Rejection(candidate.action.id, "eligibility", f"{treatment.id}: {reason}")
+
+
+def _lacking(treatment: Treatment, context: Context) -> str | None:
     for name, template in treatment.content.items():
-        missing = template.render(context).missing
-        if missing is not None:
-            return Rejection(candidate.action.id, "eligibility", f"{treatment.id}: content {name} needs {missing}")
+        if template.needs_values:
+            missing = template.render(context).missing
+            if missing is not None:
+                return f"content {name} needs {_shown(missing)}"
     return None
 
 
-def _failed(rule: Rule | None, memo: Memo) -> str | None:
-    failed = None if rule is None else memo.first_false(rule.predicates)
-    return None if failed is None else memo.source(failed)
+def _shown(source: str) -> str:
+    """A rule as reasons show it, so that a decision's size does not depend on how long rules are."""
+    return source if len(source) <= MAX_SHOWN else source[:MAX_SHOWN] + "…"

@@ -7,7 +7,7 @@ Assignment is `hash(salt, customer)` in [0, 1), deterministic and sticky without
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from engine.candidates import Rejection
 from engine.context import Context
@@ -47,19 +47,15 @@ def shares(experiment: Experiment) -> list[float]:
 
 
 def left_by(
-    arm: Arm,
-    experiment: Experiment,
-    candidates: Sequence[Candidate],
-    rejections: list[Rejection] | None = None,
+    arm: Arm, experiment: Experiment, candidates: Iterable[Candidate], rejections: list[Rejection]
 ) -> list[Candidate]:
     """The candidates an arm leaves; why not the others goes to `rejections`."""
     left = []
     for candidate in candidates:
         names = {candidate.action.id, candidate.treatment.id}
         if (arm.only and names.isdisjoint(arm.only)) or not names.isdisjoint(arm.exclude):
-            if rejections is not None:
-                reason = f"{candidate.treatment.id}: not in arm {arm.id} of {experiment.id}"
-                rejections.append(Rejection(candidate.action.id, "experiment", reason))
+            reason = f"{candidate.treatment.id}: not in arm {arm.id} of {experiment.id}"
+            rejections.append(Rejection(candidate.action.id, "experiment", reason))
         else:
             left.append(candidate)
     return left
@@ -70,11 +66,7 @@ def is_held_out(holdout: Holdout | None, customer_id: str) -> bool:
     return holdout is not None and holdout.low <= bucket(holdout.salt, customer_id) < holdout.high
 
 
-def split_holdout(holdout: Holdout, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Candidates for a held-out customer: what the holdout exempts, and what it withholds."""
-    exempt: list[Candidate] = []
-    withheld: list[Candidate] = []
-    for candidate in candidates:
-        names = {candidate.action.action_class, *candidate.action.tags}
-        (withheld if names.isdisjoint(holdout.exempt) else exempt).append(candidate)
-    return exempt, withheld
+def is_exempt(holdout: Holdout, candidate: Candidate) -> bool:
+    """Whether a candidate reaches held-out customers all the same, by its class or a tag."""
+    action = candidate.action
+    return action.action_class in holdout.exempt or not action.tags.isdisjoint(holdout.exempt)

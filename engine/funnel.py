@@ -6,6 +6,7 @@ Each stage only takes candidates away and records why; the order is that of Pega
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import msgspec
 
@@ -13,12 +14,14 @@ from engine import budgets, constraints, eligibility, experiments, history
 from engine import decision as decisions
 from engine.arbitration import Scored, rank
 from engine.budgets import Budgets, Share
-from engine.candidates import Rejection, action_count
+from engine.calendar import format_rfc3339
+from engine.candidates import Rejection, action_count, for_fallback, is_sent
 from engine.constraints import Surroundings
 from engine.context import Context, Request
 from engine.decision import ArmRef, Decision, Explanation, decision_id
+from engine.expression import Memo
 from engine.profile import Contact, Profile
-from engine.repertoire import Arbitration, Arm, Candidate, Experiment, Repertoire
+from engine.repertoire import Arbitration, Arm, Candidate, Experiment, Repertoire, Treatment
 from engine.scoring import Scorer
 from engine.signal import Signal
 
@@ -47,8 +50,8 @@ class Ask(msgspec.Struct, frozen=True):
     answer_always: bool = False
 
 
-class Funnel(msgspec.Struct):
-    """What one run of the funnel works with and has found so far."""
+class Funnel(msgspec.Struct, dict=True):
+    """What one run of the funnel works with and has found so far. `control`: the choice is withheld."""
 
     ask: Ask
     profile: Profile
@@ -62,6 +65,28 @@ class Funnel(msgspec.Struct):
     models: Mapping[str, str] = {}
     experiment: Experiment | None = None
     arm: Arm | None = None
+    control: bool = False
+
+    @cached_property
+    def truths(self) -> Memo:
+        """The predicates of rules and weights, each evaluated at most once in this run."""
+        return self.repertoire.predicates.evaluate(self.context)
+
+    @cached_property
+    def held_out(self) -> bool:
+        """Whether the global holdout has this customer."""
+        return experiments.is_held_out(self.repertoire.holdout, self.profile.customer_id)
+
+    @cached_property
+    def promised(self) -> Mapping[str, int]:
+        """Actions that unanswered messages of ours promised a customer who turns up, the latest with the least number.
+
+        What a message promised is what every slot shows first, until it is answered or expires.
+        """
+        if self.ask.request is None:
+            return {}
+        contacts, now_ms = self.profile.contacts, self.profile.now_ms
+        return {each.action: -at for at, each in enumerate(contacts) if each.outbound and history.is_open(each, now_ms)}
 
 
 def decide(funnel: Funnel) -> list[Decision]:
@@ -70,36 +95,21 @@ def decide(funnel: Funnel) -> list[Decision]:
     Empty when nothing qualified and the question needs no answer. Deterministic: chance is drawn from the
     decision's id. For a held-out customer what would have been chosen is returned as control, without effect.
     """
-    ask, repertoire = funnel.ask, funnel.repertoire
-    pool = [each for each in ask.pool if each.action.id not in ask.taken] if ask.taken else ask.pool
-    if not ask.pool:
-        funnel.rejections.append(_nothing_to_choose(ask))
-    qualified = eligibility.qualify(pool, funnel.context, repertoire, funnel.rejections)
+    qualified = eligibility.qualify(_pool(funnel), funnel.context, funnel.repertoire, funnel.rejections, funnel.truths)
     _lap(funnel, "eligibility")
-    permitted = constraints.permit(qualified, _surroundings(funnel), repertoire, funnel.rejections)
-    permitted, withheld = _hold_out(permitted, funnel)
+    permitted = constraints.permit(qualified, _surroundings(funnel), funnel.rejections)
+    permitted = _hold_out(permitted, funnel)
     _lap(funnel, "constraints")
-    scores = funnel.scorer.score(permitted or withheld, funnel.context, funnel.profile)
+    scores = funnel.scorer.score(permitted, funnel.context, funnel.profile)
     funnel.models = scores.models
     _lap(funnel, "score")
-    scored = list(zip(permitted or withheld, scores.propensities, strict=True))
-    if withheld and not permitted:
-        return [_control(scored, funnel)]
-    arms = _rank_arms(scored, funnel)
+    arms = _rank_arms(list(zip(permitted, scores.propensities, strict=True)), funnel)
     _lap(funnel, "arbitrate")
-    chosen = _choose(arms, funnel)
-    if not chosen and ask.fallback is not None:
-        chosen = _fall_back(funnel)
-    if not chosen and ask.answer_always:
-        chosen = [_decision(funnel, None, [], 1, 1.0)]
+    made = _choose(arms, funnel)
+    if not made and funnel.ask.answer_always:
+        made = [_decision(funnel, None, [], 1, sum(arm.share for arm in arms if not arm.ranked))]
     _lap(funnel, "decide")
-    return chosen
-
-
-def _nothing_to_choose(ask: Ask) -> Rejection:
-    """Why there was nothing to begin with, as when a request names a slot nobody configured."""
-    where = f"placement {ask.placement[:64]!r}" if ask.placement is not None else f"trigger {ask.trigger!r}"
-    return Rejection("*", "eligibility", f"no treatment is configured for {where}")
+    return made
 
 
 def _lap(funnel: Funnel, stage: str) -> None:
@@ -107,22 +117,42 @@ def _lap(funnel: Funnel, stage: str) -> None:
         funnel.lap(stage)
 
 
+def _pool(funnel: Funnel) -> Sequence[Candidate]:
+    """What the question may choose from, without what other slots of the same request show."""
+    ask = funnel.ask
+    if not ask.pool:
+        funnel.rejections.append(Rejection("*", "eligibility", f"no treatment is configured for {_asked_for(ask)}"))
+    if not ask.taken:
+        return ask.pool
+    shown = sorted({each.action.id for each in ask.pool} & ask.taken)
+    reason = "shown in another slot of this request"
+    funnel.rejections += [Rejection(action, "applicability", reason) for action in shown]
+    return [each for each in ask.pool if each.action.id not in ask.taken]
+
+
+def _asked_for(ask: Ask) -> str:
+    if ask.request is None:
+        return f"trigger {ask.trigger!r}"
+    if ask.placement is not None:
+        return f"placement {ask.placement[:64]!r}"
+    return "any channel" if ask.request.channel is None else f"channel {ask.request.channel[:64]!r}"
+
+
 def _surroundings(funnel: Funnel) -> Surroundings:
-    outbound = funnel.ask.request is None
-    return Surroundings(funnel.profile, funnel.profile.now_ms, funnel.budgets, funnel.share, outbound, {})
+    in_slot = funnel.ask.placement is not None
+    return constraints.surroundings(funnel.profile, funnel.budgets, funnel.share, funnel.repertoire, in_slot=in_slot)
 
 
-def _hold_out(candidates: list[Candidate], funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
-    """What a customer may be offered, and what the global holdout withholds from it."""
+def _hold_out(candidates: list[Candidate], funnel: Funnel) -> list[Candidate]:
+    """What a customer may be offered: of a held-out one what is exempt, or else everything, but as control only."""
     holdout = funnel.repertoire.holdout
-    if holdout is None or not experiments.is_held_out(holdout, funnel.profile.customer_id):
-        return candidates, []
-    exempt, withheld = experiments.split_holdout(holdout, candidates)
-    reason = f"held out by {holdout.id}"
-    funnel.rejections += [
-        Rejection(each, "experiment", reason) for each in dict.fromkeys(c.action.id for c in withheld)
-    ]
-    return exempt, withheld
+    if holdout is None or not funnel.held_out:
+        return candidates
+    exempt = [each for each in candidates if experiments.is_exempt(holdout, each)]
+    withheld = dict.fromkeys(each.action.id for each in candidates if not experiments.is_exempt(holdout, each))
+    funnel.rejections += [Rejection(each, "experiment", f"held out by {holdout.id}") for each in withheld]
+    funnel.control = bool(withheld) and not exempt
+    return candidates if funnel.control else exempt
 
 
 # --- Ranking, in every arm that could have been ---
@@ -137,15 +167,21 @@ class Ranking(msgspec.Struct, frozen=True):
 
 
 def _rank_arms(scored: Sequence[tuple[Candidate, float]], funnel: Funnel) -> list[Ranking]:
-    """The customer's own ranking first, then those of the experiment's other arms, which probability needs."""
+    """The customer's own ranking first, then those of the experiment's other arms, which probability needs.
+
+    Held-out customers take no part in experiments.
+    """
     repertoire, ask = funnel.repertoire, funnel.ask
-    funnel.experiment = experiments.experiment_for(repertoire, ask.trigger, funnel.context)
-    if funnel.experiment is None:
-        return [Ranking(1.0, repertoire.arbitration, _rank(scored, repertoire.arbitration, funnel, funnel.rejections))]
-    funnel.arm = experiments.arm_of(funnel.experiment, funnel.profile.customer_id)
-    arms = zip(funnel.experiment.arms, experiments.shares(funnel.experiment), strict=True)
+    experiment = None if funnel.held_out else experiments.experiment_for(repertoire, ask.trigger, funnel.context)
+    if experiment is None:
+        settings = repertoire.arbitration
+        ranked = _rank(scored, settings, funnel, funnel.rejections) or _fall_back(None, funnel, funnel.rejections)
+        return [Ranking(1.0, settings, ranked)]
+    funnel.experiment = experiment
+    funnel.arm = experiments.arm_of(experiment, funnel.profile.customer_id)
+    arms = zip(experiment.arms, experiments.shares(experiment), strict=True)
     rankings = [_arm_ranking(arm, share, scored, funnel) for arm, share in arms]
-    own = funnel.experiment.arms.index(funnel.arm)
+    own = experiment.arms.index(funnel.arm)
     return [rankings.pop(own), *rankings]
 
 
@@ -156,7 +192,7 @@ def _arm_ranking(arm: Arm, share: float, scored: Sequence[tuple[Candidate, float
     kept = {each.index for each in left}
     settings = arm.arbitration or funnel.repertoire.arbitration
     ranked = _rank([pair for pair in scored if pair[0].index in kept], settings, funnel, rejections)
-    return Ranking(share, settings, ranked)
+    return Ranking(share, settings, ranked or _fall_back(arm, funnel, rejections))
 
 
 def _rank(
@@ -165,7 +201,27 @@ def _rank(
     funnel: Funnel,
     rejections: list[Rejection],
 ) -> list[Scored]:
-    return rank(scored, funnel.context, funnel.profile, settings, funnel.repertoire, rejections)
+    return rank(scored, funnel.context, funnel.profile, settings, funnel.repertoire, funnel.truths, rejections)
+
+
+def _fall_back(arm: Arm | None, funnel: Funnel, rejections: list[Rejection]) -> list[Scored]:
+    """The named fallback, which skips engagement rules and arbitration and obeys every constraint."""
+    action, found = funnel.ask.fallback, list[Rejection]()
+    if action is None or action in funnel.ask.taken:
+        return []
+    left = for_fallback(funnel.repertoire, action, funnel.ask.placement)
+    if arm is not None and funnel.experiment is not None:
+        left = experiments.left_by(arm, funnel.experiment, left, found)
+    fit = []
+    for each in left:
+        unavailable = eligibility.unavailable(each, funnel.context, funnel.repertoire, funnel.truths)
+        if unavailable is None:
+            fit.append(each)
+        else:
+            found.append(unavailable)
+    permitted = _hold_out(constraints.permit(fit, _surroundings(funnel), found), funnel)
+    rejections += [each for each in found if each not in rejections]
+    return [Scored(permitted[0], 0.0, 1.0, 0.0, 1.0, 0.0)] if permitted else []
 
 
 # --- Choosing ---
@@ -173,78 +229,63 @@ def _rank(
 
 def _choose(arms: list[Ranking], funnel: Funnel) -> list[Decision]:
     """Up to `limit` decisions from the customer's own arm; each one counts before the next is chosen."""
-    own = arms[0]
+    own, ask = arms[0], funnel.ask
     remaining, made = own.ranked, list[Decision]()
-    while remaining and len(made) < funnel.ask.limit:
-        rank_number = len(made) + 1
-        contenders = _promised_first(decisions.best_treatments(remaining), funnel)
+    while remaining and len(made) < ask.limit:
+        contenders = _contenders(remaining, funnel)
         chances = _chances(contenders, own.settings, funnel)
-        identifier = decision_id(
-            funnel.ask.cause,
-            funnel.profile.customer_id,
-            funnel.ask.trigger,
-            funnel.ask.placement,
-            rank_number,
-        )
-        at = decisions.pick(chances, decisions.draw(identifier, funnel.repertoire.seed))
+        at = decisions.pick(chances, decisions.draw(_id(funnel, len(made) + 1), funnel.repertoire.seed))
         chosen = contenders[at]
-        probability = _probability(chosen, chances[at], arms if rank_number == 1 else arms[:1], funnel)
-        made.append(_decision(funnel, chosen, contenders, rank_number, probability))
-        _commit(chosen, made[-1], funnel)
-        if rank_number < funnel.ask.limit:
-            remaining = _still_permitted(remaining, chosen, funnel)
+        probability = chances[at] if made else _probability(chosen, chances[at], arms, funnel)
+        made.append(_decision(funnel, chosen, contenders, len(made) + 1, probability))
+        if funnel.control:
+            break
+        _commit(chosen.candidate, made[-1].decision_id, funnel)
+        remaining = _still_permitted(remaining, chosen, funnel) if len(made) < ask.limit else []
     return made
 
 
-def _promised_first(contenders: list[Scored], funnel: Funnel) -> list[Scored]:
-    """What an unanswered message of ours promised comes first when the customer turns up: latest promise on top."""
-    if funnel.ask.request is None:
-        return contenders
-    now_ms = funnel.profile.now_ms
-    promised = {
-        each.action: -at
-        for at, each in enumerate(funnel.profile.contacts)
-        if each.outbound and history.is_open(each, now_ms)
-    }
-    return sorted(contenders, key=lambda each: promised.get(each.candidate.action.id, 1)) if promised else contenders
+def _id(funnel: Funnel, rank_number: int) -> str:
+    ask = funnel.ask
+    return decision_id(ask.cause, funnel.profile.customer_id, ask.trigger, ask.placement, rank_number)
 
 
-def _is_promised(scored: Scored, funnel: Funnel) -> bool:
-    return funnel.ask.request is not None and any(
-        each.outbound and each.action == scored.candidate.action.id and history.is_open(each, funnel.profile.now_ms)
-        for each in funnel.profile.contacts
-    )
+def _contenders(ranked: Sequence[Scored], funnel: Funnel) -> list[Scored]:
+    """Each action in its best treatment: mandatory ones first, then what was promised, then by priority."""
+    contenders, promised = decisions.best_treatments(ranked), funnel.promised
+    if promised:
+        contenders.sort(key=lambda each: (not decisions.is_mandatory(each), promised.get(each.candidate.action.id, 1)))
+    return contenders
 
 
-def _chances(contenders: list[Scored], settings: Arbitration, funnel: Funnel) -> list[float]:
+def _chances(contenders: Sequence[Scored], settings: Arbitration, funnel: Funnel) -> list[float]:
     """Chance of each contender; a promise is kept, never left to chance."""
-    if contenders and _is_promised(contenders[0], funnel):
-        return decisions.probabilities(contenders, 0.0)
-    return decisions.probabilities(contenders, settings.epsilon)
+    kept = bool(contenders) and contenders[0].candidate.action.id in funnel.promised
+    return decisions.probabilities(contenders, 0.0 if kept else settings.epsilon)
 
 
-def _probability(chosen: Scored, own: float, arms: list[Ranking], funnel: Funnel) -> float:
+def _probability(chosen: Scored, own: float, arms: Sequence[Ranking], funnel: Funnel) -> float:
     """The chance of the final choice over all arms a customer could have been in.
 
-    For ranks after the first: given the choices before, in the customer's own arm.
+    For ranks after the first it is that of the customer's own arm, given the choices before.
     """
     if len(arms) == 1:
         return own
     total = arms[0].share * own
     for arm in arms[1:]:
-        contenders = _promised_first(decisions.best_treatments(arm.ranked), funnel)
+        contenders = _contenders(arm.ranked, funnel)
         for each, chance in zip(contenders, _chances(contenders, arm.settings, funnel), strict=True):
-            if each.candidate.index == chosen.candidate.index:
+            if each.candidate is chosen.candidate:
                 total += arm.share * chance
     return total
 
 
-def _still_permitted(remaining: list[Scored], chosen: Scored, funnel: Funnel) -> list[Scored]:
+def _still_permitted(remaining: Sequence[Scored], chosen: Scored, funnel: Funnel) -> list[Scored]:
     """What may still be chosen, now that one more contact counts and budgets are smaller."""
     around, left = _surroundings(funnel), []
     for scored in remaining:
         if scored.candidate.action is not chosen.candidate.action:
-            rejection = constraints.held_back(scored.candidate, around, funnel.repertoire)
+            rejection = constraints.held_back(scored.candidate, around)
             if rejection is None:
                 left.append(scored)
             else:
@@ -252,34 +293,15 @@ def _still_permitted(remaining: list[Scored], chosen: Scored, funnel: Funnel) ->
     return left
 
 
-def _fall_back(funnel: Funnel) -> list[Decision]:
-    """The named fallback, which skips engagement rules and arbitration and obeys every constraint."""
-    around = _surroundings(funnel)
-    for candidate in funnel.repertoire.candidates:
-        if candidate.action.id == funnel.ask.fallback and _fits_ask(candidate, funnel):
-            fits = not any(each.render(funnel.context).missing for each in candidate.treatment.content.values())
-            if fits and constraints.held_back(candidate, around, funnel.repertoire) is None:
-                chosen = Scored(candidate, 0.0, 1.0, 0.0, 1.0, 0.0)
-                made = _decision(funnel, chosen, [], 1, 1.0)
-                _commit(chosen, made, funnel)
-                return [made]
-    return []
-
-
-def _fits_ask(candidate: Candidate, funnel: Funnel) -> bool:
-    slot = funnel.repertoire.placements.get(funnel.ask.placement or "")
-    return slot is None or candidate.treatment.channel == slot.channel
-
-
 # --- What was decided ---
 
 
-def _commit(chosen: Scored, made: Decision, funnel: Funnel) -> None:
+def _commit(chosen: Candidate, decision: str, funnel: Funnel) -> None:
     """Enter a decision into the contact history and reserve its budgets, before anything else is chosen."""
-    action, treatment = chosen.candidate.action, chosen.candidate.treatment
+    action, treatment = chosen.action, chosen.treatment
     now_ms, repertoire = funnel.profile.now_ms, funnel.repertoire
     contact = Contact(
-        decision_id=made.decision_id,
+        decision_id=decision,
         at_ms=now_ms,
         issue=action.issue,
         group=action.group,
@@ -289,38 +311,25 @@ def _commit(chosen: Scored, made: Decision, funnel: Funnel) -> None:
         expires_ms=now_ms + action.expires_after_ms,
         answerable_until_ms=now_ms + action.answerable_ms,
         counts=action.counts_toward_caps,
-        outbound=funnel.ask.request is None,
+        outbound=funnel.ask.placement is None and is_sent(chosen, repertoire),
         cost=treatment.cost,
     )
     history.add_contact(funnel.profile, contact, repertoire.retention, repertoire.profile.limits.contacts)
-    for budget in repertoire.constraints.budgets:
-        if budgets.covers(budget, chosen.candidate):
-            amount = budgets.amount_of(budget, chosen.candidate)
-            budgets.reserve(budget, funnel.budgets, amount, now_ms, repertoire.zones)
-
-
-def _control(scored: Sequence[tuple[Candidate, float]], funnel: Funnel) -> Decision:
-    """What a held-out customer would have been given: logged, without content and without effect."""
-    settings = funnel.repertoire.arbitration
-    ranked = decisions.best_treatments(_rank(scored, settings, funnel, []))
-    return _decision(funnel, ranked[0] if ranked else None, ranked, 1, 1.0, control=True)
+    for budget in constraints.rules_for(chosen, repertoire).budgets:
+        amount = budgets.amount_of(budget, treatment.cost)
+        budgets.reserve(budget, funnel.budgets, amount, now_ms, repertoire.zones)
 
 
 def _decision(
-    funnel: Funnel,
-    chosen: Scored | None,
-    contenders: Sequence[Scored],
-    rank_number: int,
-    probability: float,
-    *,
-    control: bool = False,
+    funnel: Funnel, chosen: Scored | None, contenders: Sequence[Scored], rank_number: int, probability: float
 ) -> Decision:
     ask, repertoire, now_ms = funnel.ask, funnel.repertoire, funnel.profile.now_ms
     action = None if chosen is None else chosen.candidate.action
     treatment = None if chosen is None else chosen.candidate.treatment
+    arm = None if funnel.experiment is None or funnel.arm is None else ArmRef(funnel.experiment.id, funnel.arm.id)
     return Decision(
-        decision_id=decision_id(ask.cause, funnel.profile.customer_id, ask.trigger, ask.placement, rank_number),
-        customer_id=funnel.profile.customer_id,
+        decision_id=_id(funnel, rank_number),
+        customer_id=funnel.profile.known_as,
         signal_id=ask.signal.message_id,
         request_id=None if ask.request is None else ask.request.id,
         trigger=ask.trigger,
@@ -329,32 +338,23 @@ def _decision(
         treatment=None if treatment is None else treatment.id,
         channel=None if treatment is None else treatment.channel,
         placement=ask.placement,
-        content=None if treatment is None or control else _content(funnel, chosen),
+        content=None if treatment is None or funnel.control else _content(treatment, funnel.context),
         rank=rank_number,
         score=None if chosen is None else decisions.score_of(chosen),
         probability=probability,
-        control=control,
-        experiment=_arm_ref(funnel),
+        control=funnel.control,
+        experiment=arm,
         explanation=Explanation(
             considered=action_count(ask.pool),
-            rejected=list(dict.fromkeys(funnel.rejections)),
+            rejected=list(funnel.rejections),
             contenders=decisions.contenders_of(contenders, chosen, repertoire.arbitration.contenders),
         ),
         models=funnel.models,
         config=repertoire.version,
-        decided_at=decisions.moment(now_ms) or "",
-        expires_at=None if action is None else decisions.moment(now_ms + action.expires_after_ms),
+        decided_at=format_rfc3339(now_ms),
+        expires_at=None if action is None else format_rfc3339(now_ms + action.expires_after_ms),
     )
 
 
-def _content(funnel: Funnel, chosen: Scored | None) -> dict[str, str] | None:
-    if chosen is None:
-        return None
-    content = chosen.candidate.treatment.content
-    return {name: template.render(funnel.context).text or "" for name, template in content.items()}
-
-
-def _arm_ref(funnel: Funnel) -> ArmRef | None:
-    if funnel.experiment is None or funnel.arm is None:
-        return None
-    return ArmRef(funnel.experiment.id, funnel.arm.id)
+def _content(treatment: Treatment, context: Context) -> dict[str, str]:
+    return {name: template.render(context).text or "" for name, template in treatment.content.items()}

@@ -1,13 +1,14 @@
 """Contact history: what was decided for a customer and how it was answered, as long as any rule looks back.
 
-Kept short without ever loosening a rule: entries older than every window go, and of one action and channel only
-the newest `depth` stay, which is at least every limit and threshold. When it is full all the same, the engine
-offers nothing that caps would have to count.
+Kept short without loosening a rule: entries older than every window go, and of the contacts of one action on one
+channel only the newest `depth` stay, which is at least every limit and threshold, besides the newest offers that
+still may be answered. When it is full all the same, the engine offers nothing that caps would have to count.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TypeVar
 
 from engine.calendar import DAY_MS
@@ -17,6 +18,8 @@ from engine.repertoire import Action, Arbitration, Constraints, Retention, Windo
 _UNIT_DAYS = {"hour": 1, "day": 1, "week": 7, "month": 31}
 _CLOSING = frozenset({"accept", "reject", "dismiss", "convert", "bounce", "unsubscribe"})
 _Entry = TypeVar("_Entry", Contact, Answer)
+OPEN_CONTACTS = 50
+"""How many offers that still may be answered are kept in any case, the newest ones."""
 
 
 def retention_of(
@@ -42,30 +45,56 @@ def _longest_ms(window: Window) -> int:
 def add_contact(profile: Profile, contact: Contact, retention: Retention, limit: int) -> None:
     """Enter a decision into the history."""
     profile.contacts.append(contact)
-    since = profile.now_ms - retention.contacts_ms
-    recent = [each for each in profile.contacts if each.at_ms >= since or each.answerable_until_ms >= profile.now_ms]
-    profile.contacts = _newest(recent, retention.depth)
-    if len(profile.contacts) > limit:
-        profile.contacts.pop(0)
-        profile.drop("contacts")
+    bound(profile, retention, limit)
 
 
 def add_answer(profile: Profile, answer: Answer, retention: Retention, limit: int) -> None:
     """Enter an outcome into the history."""
     profile.answers.append(answer)
-    since = profile.now_ms - retention.answers_ms
-    profile.answers = _newest([each for each in profile.answers if each.at_ms >= since], retention.depth)
+    bound(profile, retention, limit)
+
+
+def bound(profile: Profile, retention: Retention, limit: int) -> None:
+    """Keep to what rules need; what then has no room is dropped, the oldest first, and counted."""
+    forget(profile, retention)
+    profile.contacts = _newest_contacts(profile, retention.depth)
     if len(profile.answers) > limit:
-        profile.answers.pop(0)
-        profile.drop("answers")
+        profile.answers = _newest(profile.answers, retention.depth, lambda each: each.type)
+    for what, entries in (("contacts", profile.contacts), ("answers", profile.answers)):
+        excess = len(entries) - limit
+        if excess > 0:
+            del entries[:excess]
+            profile.drop(what, excess)
 
 
-def _newest(entries: list[_Entry], depth: int) -> list[_Entry]:
+def forget(profile: Profile, retention: Retention) -> None:
+    """Drop what no rule looks at any more and nobody can answer."""
+    now_ms = profile.now_ms
+    since_ms = now_ms - retention.contacts_ms
+    if profile.contacts and profile.contacts[0].at_ms < since_ms:
+        profile.contacts = [
+            each for each in profile.contacts if each.at_ms >= since_ms or each.answerable_until_ms >= now_ms
+        ]
+    since_ms = now_ms - retention.answers_ms
+    if profile.answers and profile.answers[0].at_ms < since_ms:
+        profile.answers = [each for each in profile.answers if each.at_ms >= since_ms]
+
+
+def _newest_contacts(profile: Profile, depth: int) -> list[Contact]:
+    """The contacts without those that have `depth` newer ones of their kind, unless they are among the newest open."""
+    contacts = profile.contacts
+    waiting = [each for each in contacts if each.answer is None and each.answerable_until_ms >= profile.now_ms]
+    newest = _newest(contacts, depth, lambda each: each.counts)
+    kept = {id(each) for each in (*newest, *waiting[-OPEN_CONTACTS:])}
+    return contacts if len(kept) == len(contacts) else [each for each in contacts if id(each) in kept]
+
+
+def _newest(entries: list[_Entry], depth: int, kind_of: Callable[[_Entry], str | bool]) -> list[_Entry]:
     """The entries without those of which `depth` newer ones of the same action, channel and kind exist."""
-    counts: Counter[tuple[str, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str | bool]] = Counter()
     kept: list[_Entry] = []
     for entry in reversed(entries):
-        kind = (entry.action, entry.channel, getattr(entry, "type", ""))
+        kind = (entry.action, entry.channel, kind_of(entry))
         counts[kind] += 1
         if counts[kind] <= depth:
             kept.append(entry)

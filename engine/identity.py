@@ -10,18 +10,20 @@ Every identifier has a key, and the partition that owns the key decides about it
   There the first claim wins: the key redirects to the customer, and what was known under it is sent to the
   customer once, as a merge. A later claim by another user is refused: the identifier stays with the first,
   demoted instead of two people merged (Segment, "Identity Resolution"; Unomi's merge rule, step 3).
-* Redirects go from the weaker to the stronger key, so they cannot form a circle; only `alias`, which says
-  which user id replaces which, can. A message that comes round a circle is kept by its smallest key.
+* Redirects of keys that had a profile go from the weaker to the stronger key, and a key without one never
+  claimed anything: so redirects cannot form a circle, whatever `alias` signals contradict each other.
+* Only `alias` makes two user ids one. Which of them is the key of the profile follows from their order;
+  `Profile.known_as`, which decisions carry, is the user id that the latest alias introduced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Protocol
 
 import msgspec
 
-from engine.profile import Outbound, Profile, note_identifier
+from engine.profile import Profile, note_identifier
 from engine.repertoire import IdentifierKind, IdentityRules
 from engine.signal import Signal
 
@@ -36,15 +38,11 @@ _UNLISTED = IdentifierKind(kind="*")
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """To whom an identifier redirects, and since when.
-
-    `moved`: what was sent when its profile moved there, kept until the claim that moved it is committed, so that
-    a redelivered claim sends the same again.
-    """
+    """To whom an identifier redirects, since when, and by which claim (its offset in `links`)."""
 
     canonical: str
     since_ms: int
-    moved: tuple[Outbound, ...] = ()
+    claim_offset: int
 
 
 class Identifier(msgspec.Struct, frozen=True):
@@ -55,7 +53,7 @@ class Identifier(msgspec.Struct, frozen=True):
 
 
 class Identities(Protocol):
-    """What resolving needs of a partition's state."""
+    """What settling needs of a partition's state."""
 
     @property
     def identities(self) -> MutableMapping[str, Identity]:
@@ -69,38 +67,56 @@ class Identities(Protocol):
 
 
 def identifier_key(kind: str, value: str, rules: IdentityRules) -> str:
-    """The key of an identifier; a user id's is the id itself, unless that would read as another kind's key."""
+    """The key of an identifier; a user id's is the id itself, unless that begins like a key with a kind."""
     if kind == USER_ID:
-        return f"{USER_ID}:{value}" if kind_of(value, rules) != USER_ID else value
-    return f"{kind}:{value}" if _is_listed(kind, rules) else f"{EXTERNAL_ID}:{kind}:{value}"
+        return f"{USER_ID}:{value}" if _prefix(value, rules) else value
+    if _is_listed(kind, rules):
+        return f"{kind}:{value}"
+    return f"{EXTERNAL_ID}:{kind.replace('%', '%25').replace(':', '%3A')}:{value}"
 
 
 def kind_of(key: str, rules: IdentityRules) -> str:
     """The kind of identifier a key stands for."""
-    prefix, colon, _ = key.partition(":")
-    return prefix if colon and (prefix in (EXTERNAL_ID, BUDGET) or _is_listed(prefix, rules)) else USER_ID
+    return _prefix(key, rules) or USER_ID
+
+
+def _prefix(text: str, rules: IdentityRules) -> str:
+    """The kind a text names before its first colon, or nothing."""
+    prefix, colon, _ = text.partition(":")
+    return prefix if colon and (prefix in (EXTERNAL_ID, BUDGET) or _is_listed(prefix, rules)) else ""
 
 
 def _is_listed(kind: str, rules: IdentityRules) -> bool:
-    return kind in (USER_ID, ANONYMOUS_ID) or any(each.kind == kind for each in rules.kinds)
+    """Whether a kind's own name begins its keys; one with a colon in it would not be found again."""
+    if kind in (USER_ID, ANONYMOUS_ID):
+        return True
+    return kind != EXTERNAL_ID and ":" not in kind and any(each.kind == kind for each in rules.kinds)
 
 
 def rank(key: str, rules: IdentityRules) -> tuple[int, str]:
-    """Orders keys from strong to weak: by the configured priority of their kind, then by name."""
+    """Orders keys from strong to weak: by the configured priority of their kind, then by name.
+
+    User ids come first and other kinds last where the configuration does not list them.
+    """
     kind = kind_of(key, rules)
-    place = next((at for at, each in enumerate(rules.kinds) if each.kind == kind), len(rules.kinds))
-    return place, key
+    unlisted = -1 if kind == USER_ID else len(rules.kinds)
+    return next((at for at, each in enumerate(rules.kinds) if each.kind == kind), unlisted), key
 
 
 def identifiers_of(signal: Signal, rules: IdentityRules) -> list[Identifier]:
-    """The usable identifiers of a signal, strongest first; blocked values (D11) are left out."""
+    """The usable identifiers of a signal, strongest first; blocked values (D11) are left out.
+
+    A signal has one user id: `externalIds` of that kind count only where `userId` names nobody.
+    """
     named: list[tuple[str, str | None]] = [(USER_ID, signal.user_id), (ANONYMOUS_ID, signal.anonymous_id)]
     named += [(each.type, each.id) for each in signal.external_ids]
-    found = {}
+    found: dict[str, Identifier] = {}
+    user = None
     for kind, value in named:
-        if value and not is_blocked(value, rules):
+        if value and not (kind == USER_ID and user) and not is_blocked(value, rules):
             key = identifier_key(kind, value, rules)
             found[key] = Identifier(kind, key)
+            user = user or (key if kind == USER_ID else None)
     return sorted(found.values(), key=lambda each: rank(each.key, rules)) if len(found) > 1 else [*found.values()]
 
 
@@ -117,33 +133,15 @@ def is_blocked(value: str, rules: IdentityRules) -> bool:
     return any(pattern.search(value) for pattern in rules.blocked)
 
 
-# --- Resolving ---
-
-
-def resolve(state: Identities, key: str, hops: Iterable[str], rules: IdentityRules) -> str:
-    """Follow one redirect of a key this partition owns; returns the key itself when it is canonical.
-
-    `hops`: keys the message already came through. Ends a circle of aliases at its smallest key.
-    """
-    redirect = state.identities.get(key)
-    if redirect is None:
-        return key
-    passed = list(hops)
-    if key in passed and key == min(passed[passed.index(key) :], key=lambda each: rank(each, rules)):
-        del state.identities[key]
-        return key
-    return redirect.canonical
-
-
 # --- Claiming ---
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A customer's claim to an identifier: the value of `batuta.links`."""
+    """A customer's claim to an identifier: the value of `batuta.links`. `explicit`: an `alias` asked for it."""
 
     identifier: str
     customer_id: str
-    at_ms: int
+    explicit: bool = False
 
 
 class Demoted(msgspec.Struct, frozen=True):
@@ -158,51 +156,72 @@ def admit(
     """What to do with a further identifier that came with a customer's signal; None: it is known already.
 
     One over the limit of its kind is demoted: left out, without touching whom it belongs to (D11). An `explicit`
-    request, an `alias`, is not limited.
+    request, an `alias`, is not limited, and asks again for what was refused before.
     """
     key = identifier.key
     if key == profile.customer_id:
         return None
-    known = key in profile.identifiers
-    if not known and not explicit:
+    known = profile.identifiers.get(key)
+    if known is None and not explicit:
         limit = _limit_of(identifier.kind, rules)
-        since = 0 if limit.window_ms is None else at_ms - limit.window_ms
-        same_kind = [each for each in profile.identifiers.values() if each.kind == identifier.kind]
-        held = sum(each.first_ms >= since for each in same_kind)
+        since = None if limit.window_ms is None else at_ms - limit.window_ms
+        same_kind = [each for each in profile.identifiers.values() if each.kind == identifier.kind and not each.refused]
+        held = sum(since is None or each.first_ms >= since for each in same_kind)
         if held >= limit.limit:
             return Demoted(f"{held} of {limit.limit} {identifier.kind} are already known")
-    note_identifier(profile, key, identifier.kind, at_ms, at_ms)
-    return None if known else Claim(key, profile.customer_id, at_ms)
+    again = known is not None and known.refused and explicit
+    seen = note_identifier(profile, key, identifier.kind, at_ms, at_ms)
+    if known is not None and not again:
+        return None
+    seen.refused = False
+    return Claim(key, profile.customer_id, explicit)
 
 
 def _limit_of(kind: str, rules: IdentityRules) -> IdentifierKind:
     return next((each for each in rules.kinds if each.kind == kind), _UNLISTED)
 
 
+def refuse(profile: Profile, key: str) -> None:
+    """Remember that an identifier belongs to somebody else, so as not to claim it again and again."""
+    seen = profile.identifiers.get(key)
+    if seen is not None and not seen.refused:
+        seen.refused = True
+        profile.drop("identifiers_refused")
+
+
+def rename(profile: Profile, signal: Signal, rules: IdentityRules) -> None:
+    """Let an `alias` say what its customer is called from its time on."""
+    if signal.type == "alias" and signal.user_id and not is_blocked(signal.user_id, rules):
+        said = (signal.time_ms, identifier_key(USER_ID, signal.user_id, rules))
+        profile.alias = said if profile.alias is None else max(profile.alias, said)
+
+
 class Settlement(msgspec.Struct, frozen=True):
     """How a claim was settled at the identifier's own partition.
 
-    `merge`: the profile known under the identifier so far, the claimant's from here on. `adopt`: (stronger,
+    `moved`: the profile known under the identifier so far is the claimant's from here on. `adopt`: (stronger,
     weaker) customers who turned out to be one person, for the stronger to claim the weaker. `refused`: the
     identifier belongs to another known customer.
     """
 
-    merge: Profile | None = None
+    moved: bool = False
     adopt: tuple[str, str] | None = None
     refused: bool = False
 
 
-def settle(state: Identities, claim: Claim, rules: IdentityRules) -> Settlement:
-    """Settle a claim: the first one to an identifier wins, and what was known under it moves once."""
+def settle(state: Identities, claim: Claim, at_ms: int, offset: int, rules: IdentityRules) -> Settlement:
+    """Settle a claim read at an offset: the first one to an identifier wins, and what was known under it moves."""
     key, claimant = claim.identifier, claim.customer_id
     redirect = state.identities.get(key)
-    if key == claimant or (redirect is not None and redirect.canonical == claimant):
+    owner = key if redirect is None else redirect.canonical
+    if owner == claimant:
         return Settlement()
-    if redirect is None:
-        state.identities[key] = Identity(claimant, claim.at_ms)
-        return Settlement(merge=state.profiles.pop(key, None))
-    owner = redirect.canonical
-    if kind_of(owner, rules) == USER_ID and kind_of(claimant, rules) == USER_ID:
+    users = kind_of(owner, rules) == USER_ID and kind_of(claimant, rules) == USER_ID
+    if users and not (claim.explicit and kind_of(key, rules) == USER_ID):
         return Settlement(refused=True)
+    known = key in state.profiles
     stronger, weaker = sorted((owner, claimant), key=lambda each: rank(each, rules))
+    if redirect is None and (stronger == claimant or not known):
+        state.identities[key] = Identity(claimant, at_ms, offset)
+        return Settlement(moved=known)
     return Settlement(adopt=(stronger, weaker))

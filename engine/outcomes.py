@@ -9,17 +9,20 @@ import msgspec
 from engine import budgets, consent, history
 from engine.budgets import Budgets
 from engine.calendar import format_rfc3339, parse_rfc3339_ms
+from engine.candidates import tags_of
 from engine.consent import ANY, Statement
 from engine.profile import Answer, Contact, Profile
 from engine.record import Record
 from engine.rejects import Reject
-from engine.repertoire import Candidate, Repertoire
+from engine.repertoire import Repertoire
 from engine.wire import parse
 
 OutcomeType = Literal[
     "delivered", "impression", "click", "accept", "reject", "dismiss", "convert", "bounce", "unsubscribe"
 ]
 OUTCOME_TYPES: tuple[str, ...] = get_args(OutcomeType)
+_OF_THE_CHANNEL = frozenset({"bounce", "unsubscribe"})
+"""What answers a message and says nothing about its offer."""
 MAX_BYTES = 64 * 1024
 MAX_ID = 512
 
@@ -71,14 +74,14 @@ def _checked(wire: _Wire, record: Record, origin: str) -> Outcome | Reject:
 
 
 def attribute(
-    profile: Profile | None, outcome: Outcome, now_ms: int, repertoire: Repertoire, spending: Budgets
+    profile: Profile, outcome: Outcome, now_ms: int, repertoire: Repertoire, spending: Budgets
 ) -> Contact | Reject:
     """Join an outcome to its decision and let history, consent and budgets know; returns the contact it belongs to.
 
     A decision the history does not have, or whose time for answers is over, makes it a reject.
     """
-    contact = None if profile is None else history.find(profile, outcome.decision_id)
-    if profile is None or contact is None:
+    contact = history.find(profile, outcome.decision_id)
+    if contact is None:
         return Reject("unknown-decision", f"No open decision {outcome.decision_id[:64]} of this customer is known.")
     if now_ms > contact.answerable_until_ms:
         until = format_rfc3339(contact.answerable_until_ms)
@@ -88,8 +91,8 @@ def attribute(
     history.add_answer(profile, answer, repertoire.retention, repertoire.profile.limits.contacts)
     if outcome.type == "bounce" and contact.answer is None:
         _give_back(contact, repertoire, spending)
-    if contact.answer is None and history.closes(outcome.type):
-        contact.answer = outcome.type
+    if history.closes(outcome.type):
+        _close(contact, outcome.type, profile)
     if outcome.type == "unsubscribe":
         said = {f"{contact.channel}/{ANY}": Statement("revoked", at_ms)}
         if consent.state(profile.consent, said):
@@ -97,21 +100,18 @@ def attribute(
     return contact
 
 
+def _close(contact: Contact, outcome: str, profile: Profile) -> None:
+    """Answer an offer: the answer to an action is one for every contact that offered it, whatever the channel."""
+    for each in [contact] if outcome in _OF_THE_CHANNEL else profile.contacts:
+        if each.action == contact.action and each.answer is None:
+            each.answer = outcome
+
+
 def _give_back(contact: Contact, repertoire: Repertoire, spending: Budgets) -> None:
     """What never arrived neither counts toward caps nor uses a budget."""
     contact.counts = False
-    candidate = _candidate(contact, repertoire)
-    for budget in repertoire.constraints.budgets if candidate is not None else ():
-        if candidate is not None and budgets.covers(budget, candidate):
-            amount = budgets.amount_of(budget, candidate)
+    tags = tags_of(contact.action, repertoire)
+    for budget in repertoire.constraints.budgets:
+        if budget.scope.covers(contact.issue, contact.group, contact.action, tags, contact.channel):
+            amount = budgets.amount_of(budget, contact.cost)
             budgets.release(budget, spending, amount, contact.at_ms, repertoire.zones)
-
-
-def _candidate(contact: Contact, repertoire: Repertoire) -> Candidate | None:
-    action = repertoire.actions.get(contact.action)
-    if action is None:
-        return None
-    return next(
-        (each for each in repertoire.candidates if each.treatment.id == contact.treatment and each.action is action),
-        None,
-    )

@@ -13,19 +13,20 @@ from engine.aggregates import AggregateState
 from engine.consent import Ledger
 from engine.record import Headers
 from engine.repertoire import Limits, ProfileRules
-from engine.signal import Signal
+from engine.signal import MAX_NAME, Signal
 
 SCHEMA = 1
 
-_Dated = TypeVar("_Dated", "Contact", "Answer", "Timer")
+_Dated = TypeVar("_Dated", "Contact", "Answer")
 
 
 class Seen(msgspec.Struct, array_like=True):
-    """An identifier of the customer: its kind, and when it was seen first and last."""
+    """An identifier of the customer: its kind, when it was seen first and last, and whether it is somebody else's."""
 
     kind: str
     first_ms: int
     last_ms: int
+    refused: bool = False
 
 
 class LastSignal(msgspec.Struct, frozen=True, array_like=True):
@@ -91,16 +92,17 @@ class Outbound(msgspec.Struct, frozen=True, array_like=True):
 class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One customer. Mutable: the engine changes it in place and puts it back into its table.
 
-    `now_ms`: the customer's clock, the latest broker timestamp seen. `recent`: hashes of the last message ids.
-    `watermarks`: `topic/partition` a message came from → highest offset applied. `dropped`: what hit a bound →
-    how often.
+    `created_ms`, `seen_ms`: event time of the earliest and the latest signal. `now_ms`: the customer's clock, the
+    latest broker timestamp seen. `alias`: event time and key of the user id an `alias` introduced last.
+    `recent`: hashes of the last message ids. `watermarks`, `outbox`: see `engine.delivery`. `merged`: customers
+    that became part of this one. `dropped`: what hit a bound → how often.
     """
 
     customer_id: str
-    created_ms: int = 0
-    seen_ms: int = 0
+    created_ms: int | None = None
+    seen_ms: int | None = None
     now_ms: int = 0
-    revision: int = 0
+    alias: tuple[int, str] | None = None
     identifiers: dict[str, Seen] = {}
     traits: dict[str, Any] = {}
     trait_times: dict[str, int] = {}
@@ -116,6 +118,11 @@ class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     merged: list[str] = []
     outbox: list[Outbound] = []
     dropped: dict[str, int] = {}
+
+    @property
+    def known_as(self) -> str:
+        """What others call the customer: the user id an `alias` introduced, else the canonical id."""
+        return self.customer_id if self.alias is None else self.alias[1]
 
     def drop(self, what: str, count: int = 1) -> None:
         """Note that a bound was reached."""
@@ -176,12 +183,12 @@ def remember_message(profile: Profile, message_id: str, limit: int) -> bool:
 
 
 def fold(profile: Profile, signal: Signal, rules: ProfileRules, scope: Mapping[str, Any]) -> None:
-    """Apply one signal by event time: traits, last signals, consent and aggregates.
+    """Apply one signal by event time: traits, last signals, consent and aggregates, which see `scope`.
 
     Folding the same signals in any order gives the same facts, up to float rounding and the bounds.
     """
-    profile.created_ms = min(profile.created_ms or signal.time_ms, signal.time_ms)
-    profile.seen_ms = max(profile.seen_ms, signal.time_ms)
+    profile.created_ms = _earlier(profile.created_ms, signal.time_ms)
+    profile.seen_ms = _later(profile.seen_ms, signal.time_ms)
     if signal.traits:
         _fold_traits(profile, signal, rules.limits)
     _fold_last(profile, signal, rules.limits)
@@ -193,19 +200,32 @@ def fold(profile: Profile, signal: Signal, rules: ProfileRules, scope: Mapping[s
         folded = aggregates.fold(definition, state, scope, signal.time_ms)
         if folded is not None:
             profile.aggregates[definition.name] = folded
+    if len(profile.aggregates) > len(rules.aggregates):
+        defined = {definition.name for definition in rules.aggregates}
+        profile.aggregates = {name: each for name, each in profile.aggregates.items() if name in defined}
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return min((each for each in (one, other) if each is not None), default=None)
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((each for each in (one, other) if each is not None), default=None)
 
 
 def _fold_traits(profile: Profile, signal: Signal, limits: Limits) -> None:
     incoming = {"group": signal.traits} if signal.type == "group" else signal.traits
     for name, value in incoming.items():
         known = profile.trait_times.get(name)
-        if known is None and len(profile.traits) >= limits.traits:
-            profile.drop("traits")
-        elif isinstance(value, (dict, list, str)) and len(msgspec.json.encode(value)) > limits.trait_bytes:
+        if len(name) > MAX_NAME or _is_longer(value, limits.trait_bytes):
             profile.drop("trait_bytes")
         elif known is None or _wins(signal.time_ms, value, known, profile.traits[name]):
             profile.traits[name] = value
             profile.trait_times[name] = signal.time_ms
+
+
+def _is_longer(value: Any, limit: int) -> bool:
+    return isinstance(value, (dict, list, str)) and len(msgspec.json.encode(value)) > limit
 
 
 def _wins(at_ms: int, value: Any, known_ms: int, known: Any) -> bool:
@@ -216,33 +236,29 @@ def _wins(at_ms: int, value: Any, known_ms: int, known: Any) -> bool:
 
 
 def _fold_last(profile: Profile, signal: Signal, limits: Limits) -> None:
-    name = signal.name
-    known = profile.last.get(name)
-    properties = signal.properties
-    if len(properties) > 3 and len(msgspec.json.encode(properties)) > limits.last_signal_bytes:
+    known, properties = profile.last.get(signal.name), signal.properties
+    if properties and _is_longer(properties, limits.last_signal_bytes):
         properties = {}
         profile.drop("last_signal_bytes")
     if known is None or _wins(signal.time_ms, properties, known.at_ms, known.properties):
-        profile.last[name] = LastSignal(signal.time_ms, properties)
-    if len(profile.last) > limits.last_signals:
-        oldest = min(profile.last, key=lambda each: (profile.last[each].at_ms, each))
-        del profile.last[oldest]
-        profile.drop("last_signals")
+        profile.last[signal.name] = LastSignal(signal.time_ms, properties)
 
 
 # --- Merge ---
 
 
-def merge(profile: Profile, other: Profile, rules: ProfileRules) -> None:
-    """Take over the facts of another profile of the same person; `other` is used up.
+def merge(profile: Profile, other: Profile, rules: ProfileRules) -> bool:
+    """Take over the facts of another profile of the same person, once; False when that was done before.
 
     Facts both hold are settled by event time or, for traits, by their strategy (Unomi's five; mission D10).
-    Consent never widens. The caller sees to it that one profile is merged once.
+    Consent never widens. `other` is used up; what it still had to send is not taken over.
     """
-    limits = rules.limits
-    profile.created_ms = min(profile.created_ms or other.created_ms, other.created_ms or profile.created_ms)
-    profile.seen_ms = max(profile.seen_ms, other.seen_ms)
+    if other.customer_id in profile.merged:
+        return False
+    profile.created_ms = _earlier(profile.created_ms, other.created_ms)
+    profile.seen_ms = _later(profile.seen_ms, other.seen_ms)
     profile.now_ms = max(profile.now_ms, other.now_ms)
+    profile.alias = max(filter(None, (profile.alias, other.alias)), default=None)
     _merge_traits(profile, other, rules)
     for name, signal in other.last.items():
         known = profile.last.get(name)
@@ -254,18 +270,29 @@ def merge(profile: Profile, other: Profile, rules: ProfileRules) -> None:
         if theirs is not None:
             merged = theirs if ours is None else aggregates.merge(definition, ours, theirs)
             profile.aggregates[definition.name] = merged
-    for key, seen in other.identifiers.items():
-        note_identifier(profile, key, seen.kind, seen.first_ms, seen.last_ms)
-    for source, offset in other.watermarks.items():
-        profile.watermarks[source] = max(offset, profile.watermarks.get(source, -1))
+    _merge_identifiers(profile, other)
     profile.contacts = _united(profile.contacts, other.contacts)
     profile.answers = _united(profile.answers, other.answers)
-    profile.timers = _united(profile.timers, other.timers)
-    profile.recent = [*other.recent, *profile.recent][-2 * limits.recent_messages :]
-    profile.merged = [*dict.fromkeys([*other.merged, *profile.merged])][-limits.merges :]
+    profile.timers = _latest_armed([*profile.timers, *other.timers])
+    profile.recent = [*dict.fromkeys([*other.recent, *profile.recent])][-2 * rules.limits.recent_messages :]
+    profile.merged = [*dict.fromkeys([*other.merged, *profile.merged, other.customer_id])]
     for what, count in other.dropped.items():
         profile.drop(what, count)
-    enforce_bounds(profile, limits)
+    enforce_bounds(profile, rules.limits)
+    return True
+
+
+def _merge_identifiers(profile: Profile, other: Profile) -> None:
+    for key, theirs in other.identifiers.items():
+        if key != profile.customer_id:
+            ours = note_identifier(profile, key, theirs.kind, theirs.first_ms, theirs.last_ms, refused=theirs.refused)
+            ours.refused = ours.refused and theirs.refused
+
+
+def _latest_armed(timers: list[Timer]) -> list[Timer]:
+    """Of each trigger the wait that ends last, as if it had been started over."""
+    timers.sort(key=lambda each: (each.at_ms, msgspec.json.encode(each)))
+    return [*{each.trigger: each for each in timers}.values()]
 
 
 def _united(ours: list[_Dated], theirs: list[_Dated]) -> list[_Dated]:
@@ -330,31 +357,38 @@ _TRAIT_MERGES: Mapping[str, Callable[[Any, int, Any, int], Any]] = {
 # --- Bounds ---
 
 
-def note_identifier(profile: Profile, key: str, kind: str, first_ms: int, last_ms: int) -> None:
+def note_identifier(
+    profile: Profile, key: str, kind: str, first_ms: int, last_ms: int, *, refused: bool = False
+) -> Seen:
     """Remember an identifier of the customer, or that it was seen again."""
-    seen = profile.identifiers.get(key)
-    if seen is None:
-        profile.identifiers[key] = Seen(kind, first_ms, last_ms)
-    else:
-        seen.first_ms, seen.last_ms = min(seen.first_ms, first_ms), max(seen.last_ms, last_ms)
+    seen = profile.identifiers.setdefault(key, Seen(kind, first_ms, last_ms, refused))
+    seen.first_ms, seen.last_ms = min(seen.first_ms, first_ms), max(seen.last_ms, last_ms)
+    return seen
 
 
 def enforce_bounds(profile: Profile, limits: Limits) -> None:
     """Drop the oldest entries of whatever exceeds its bound, and count them."""
-    _shrink(profile, "identifiers", profile.identifiers, limits.identifiers, lambda seen: seen.last_ms)
-    _shrink(profile, "traits", profile.traits, limits.traits, None)
-    _shrink(profile, "last_signals", profile.last, limits.last_signals, lambda last: last.at_ms)
-    for name in profile.trait_times.keys() - profile.traits.keys():
-        del profile.trait_times[name]
+    _shrink(
+        profile, "identifiers", profile.identifiers, limits.identifiers, lambda key: profile.identifiers[key].last_ms
+    )
+    _shrink(profile, "traits", profile.traits, limits.traits, lambda name: profile.trait_times.get(name, 0))
+    _shrink(profile, "last_signals", profile.last, limits.last_signals, lambda name: profile.last[name].at_ms)
+    if len(profile.trait_times) > len(profile.traits):
+        profile.trait_times = {name: at for name, at in profile.trait_times.items() if name in profile.traits}
     if len(profile.timers) > limits.timers:
         profile.drop("timers", len(profile.timers) - limits.timers)
         profile.timers = sorted(profile.timers, key=lambda timer: timer.at_ms)[: limits.timers]
+    if len(profile.merged) > limits.merges:
+        profile.drop("merges", len(profile.merged) - limits.merges)
+        del profile.merged[: -limits.merges]
     while len(profile.watermarks) > limits.watermarks:
         del profile.watermarks[next(iter(profile.watermarks))]
+        profile.drop("watermarks")
 
 
-def _shrink(profile: Profile, what: str, entries: dict[str, Any], limit: int, age: Callable[[Any], int] | None) -> None:
-    while len(entries) > limit:
-        ages = profile.trait_times if age is None else {key: age(entry) for key, entry in entries.items()}
-        del entries[min(entries, key=lambda key: (ages.get(key, 0), key))]
-        profile.drop(what)
+def _shrink(profile: Profile, what: str, entries: dict[str, Any], limit: int, at_ms: Callable[[str], int]) -> None:
+    excess = len(entries) - limit
+    if excess > 0:
+        for key in sorted(entries, key=lambda each: (at_ms(each), each))[:excess]:
+            del entries[key]
+        profile.drop(what, excess)

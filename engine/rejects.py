@@ -54,6 +54,17 @@ class RejectMessage(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     rejected_at: str
 
 
+FIRST_MS, LAST_MS = 0, 32_503_679_999_999
+"""Timestamps of records that are believed: the years 1970 to 2999, far from where dates end."""
+
+
+def bad_timestamp(record: Record) -> Reject | None:
+    """Why a record's own timestamp cannot be the engine's time; None when it can."""
+    if FIRST_MS <= record.timestamp_ms <= LAST_MS:
+        return None
+    return Reject("bad-timestamp", f"The record's timestamp is {record.timestamp_ms} ms; expected 1970 to 2999.")
+
+
 def reject_output(record: Record, reject: Reject, topic_name: str) -> Output:
     """The record of `batuta.rejects` for one that was not accepted; its key is kept as received.
 
@@ -72,6 +83,6 @@ def reject_output(record: Record, reject: Reject, topic_name: str) -> Output:
         offset=record.offset,
         code=reject.code,
         sentence=reject.sentence,
-        rejected_at=format_rfc3339(record.timestamp_ms),
+        rejected_at=format_rfc3339(min(max(record.timestamp_ms, FIRST_MS), LAST_MS)),
     )
     return Output("rejects", record.key, msgspec.json.encode(message))

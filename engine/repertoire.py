@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -112,12 +113,27 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     fallback: str | None = None
 
 
-class Engagement(msgspec.Struct, frozen=True, kw_only=True):
+class Engagement(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The three layers of who may be offered an action (Pega, "engagement policies"), each a list of rules."""
 
     eligibility: tuple[Rule, ...] = ()
     applicability: tuple[Rule, ...] = ()
     suitability: tuple[Rule, ...] = ()
+
+    @cached_property
+    def origins(self) -> Mapping[int, tuple[str, str]]:
+        """Every predicate, in the order they are asked, with the layer and the level of the rule that asks first."""
+        origins: dict[int, tuple[str, str]] = {}
+        for layer in ("eligibility", "applicability", "suitability"):
+            for rule in getattr(self, layer):
+                for predicate in rule.predicates:
+                    origins.setdefault(predicate, (layer, rule.where))
+        return origins
+
+    @cached_property
+    def predicates(self) -> tuple[int, ...]:
+        """The predicates that must all hold."""
+        return tuple(self.origins)
 
 
 class Treatment(msgspec.Struct, frozen=True, kw_only=True):

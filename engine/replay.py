@@ -10,6 +10,7 @@ import heapq
 from collections import deque
 
 from engine.arrival import KIND
+from engine.delivery import forget_moved
 from engine.identity import identifiers_of
 from engine.murmur import partition_of
 from engine.pipeline import handle
@@ -82,6 +83,7 @@ class Replay:
         state = self.partitions[partition]
         effects = handle(record, state, self._repertoire, self._scorer)
         state.committed[written.topic] = offset + 1
+        forget_moved(state)
         for count, times in effects.counts.items():
             self.counts[count] = self.counts.get(count, 0) + times
         return effects

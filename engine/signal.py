@@ -22,6 +22,8 @@ MAX_IDENTIFIER = 256
 MAX_NAME = 256
 """Characters of an event's or a channel's name."""
 MAX_EXTERNAL_IDS = 32
+MAX_KIND = 128
+"""Characters of the type of an external id: its key must fit where a customer's id does."""
 
 _INT64 = 2**63
 _MANY_DIGITS = re.compile(rb"\d{19}")
@@ -103,10 +105,9 @@ def _parse(value: bytes | None) -> _Wire | Reject:
     wire = parse(_decoder, value, MAX_BYTES)
     if isinstance(wire, Reject) or value is None:
         return wire
-    free = [wire.properties or {}, wire.traits or {}, wire.context or {}]
-    if value.count(b"{") + value.count(b"[") > MAX_DEPTH and any(is_deeper(each, MAX_DEPTH - 1) for each in free):
+    if is_deeper(value, MAX_DEPTH):
         return Reject("too-deep", f"The message is nested deeper than {MAX_DEPTH} levels.")
-    if _MANY_DIGITS.search(value) and not _fits_64_bits(free):
+    if _MANY_DIGITS.search(value) and not _fits_64_bits([wire.properties, wire.traits, wire.context]):
         return Reject("number-out-of-range", "A whole number does not fit in 64 bits; send it as a string.")
     return wire
 
@@ -169,9 +170,11 @@ def _check_lengths(wire: _Wire) -> Reject | None:
     external = wire.external_ids
     if external and len(external) > MAX_EXTERNAL_IDS:
         return Reject("too-long", f"externalIds has {len(external)} entries; at most {MAX_EXTERNAL_IDS} are accepted.")
-    for entry in external or ():
-        if not entry.type or not entry.id or len(entry.type) > MAX_NAME or len(entry.id) > MAX_IDENTIFIER:
-            return Reject("too-long", "An entry of externalIds has an empty or overlong type or id.")
+    for at, entry in enumerate(external or ()):
+        for name, value, limit in (("type", entry.type, MAX_KIND), ("id", entry.id, MAX_IDENTIFIER)):
+            if not 0 < len(value) <= limit:
+                length = f"{len(value)} characters; expected 1 to {limit}"
+                return Reject("too-long", f"externalIds[{at}].{name} has {length}.")
     return None
 
 

@@ -52,14 +52,15 @@ class _Placeholder(msgspec.Struct, frozen=True):
 
 
 class Template:
-    """A compiled template; immutable."""
+    """A compiled template; immutable. `needs_values`: some placeholder has no default, so a text may be missing."""
 
-    __slots__ = ("_parts", "_room", "paths", "source")
+    __slots__ = ("_parts", "_room", "needs_values", "paths", "source")
 
     def __init__(self, source: str, parts: tuple[str | _Placeholder, ...]) -> None:
         self.source, self._parts = source, parts
         self._room = MAX_RESULT - len(source)
         placeholders = [part for part in parts if isinstance(part, _Placeholder)]
+        self.needs_values = any(each.default is None for each in placeholders)
         self.paths = frozenset(path for each in placeholders for path in each.expression.paths)
 
     def render(self, scope: Scope) -> Rendered:

@@ -14,6 +14,8 @@ from engine.signal import Signal
 REQUEST_EVENT = "Decision Requested"
 MAX_LIMIT = 20
 """Most decisions one slot of a request may ask for."""
+MAX_TEXT = 256
+"""Characters of a request's id, slot or channel; decisions repeat them."""
 MAX_TIMER_SIGNAL = 8 * 1024
 """Bytes of the signal a timer keeps; a larger one is kept without its properties."""
 
@@ -89,7 +91,7 @@ def take_due(profile: Profile, now_ms: int) -> list[Timer]:
 
 
 def request_of(signal: Signal) -> Request | None:
-    """What a `Decision Requested` asks for; values of the wrong type are taken as absent."""
+    """What a `Decision Requested` asks for; values of the wrong type, or too long, are taken as absent."""
     if signal.event != REQUEST_EVENT:
         return None
     asked = signal.properties
@@ -98,11 +100,11 @@ def request_of(signal: Signal) -> Request | None:
     limit = asked.get("limit")
     return Request(
         id=_text(asked.get("requestId")),
-        placements=tuple(dict.fromkeys(each for each in placements if isinstance(each, str)))[:MAX_LIMIT],
+        placements=tuple(dict.fromkeys(text for each in placements if (text := _text(each)) is not None))[:MAX_LIMIT],
         channel=_text(asked.get("channel")),
         limit=min(max(limit, 1), MAX_LIMIT) if isinstance(limit, int) and not isinstance(limit, bool) else None,
     )
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import re
+from typing import TypeVar
 
 import msgspec
 
 from engine.rejects import Reject
 
 _T = TypeVar("_T")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
 
 def parse(decoder: msgspec.json.Decoder[_T], value: bytes | None, max_bytes: int) -> _T | Reject:
@@ -18,11 +21,17 @@ def parse(decoder: msgspec.json.Decoder[_T], value: bytes | None, max_bytes: int
     if len(value) > max_bytes:
         return Reject("too-large", f"The message has {len(value)} bytes; at most {max_bytes} are accepted.")
     try:
+        if not value.isascii():
+            value.decode()  # msgspec does not look into fields it skips
         return decoder.decode(value)
+    except UnicodeDecodeError as error:
+        return Reject("not-utf8", f"The message is not UTF-8: byte {error.start} cannot be decoded.")
     except msgspec.ValidationError as error:
         return _shape_fault(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _syntax_fault(value, error)
+    except msgspec.DecodeError as error:
+        return Reject("not-json", f"The message is not JSON: {error}.")
+    except RecursionError:
+        return Reject("too-deep", "The message is nested too deeply.")
 
 
 def _shape_fault(text: str) -> Reject:
@@ -35,22 +44,13 @@ def _shape_fault(text: str) -> Reject:
     return Reject(code, f"{path}: {what[0].lower()}{what[1:]}.")
 
 
-def _syntax_fault(value: bytes, error: Exception) -> Reject:
-    try:
-        value.decode()
-    except UnicodeDecodeError as undecodable:
-        return Reject("not-utf8", f"The message is not UTF-8: byte {undecodable.start} cannot be decoded.")
-    if isinstance(error, RecursionError):
-        return Reject("too-deep", "The message is nested too deeply.")
-    return Reject("not-json", f"The message is not JSON: {error}.")
-
-
-def is_deeper(value: Any, levels: int) -> bool:
-    """Whether decoded JSON is nested in more than so many levels of objects and arrays; a scalar is in none."""
-    level = [value]
-    for _ in range(levels + 1):
-        containers = [item for item in level if isinstance(item, (dict, list))]
-        if not containers:
-            return False
-        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
-    return True
+def is_deeper(value: bytes, levels: int) -> bool:
+    """Whether JSON is nested in more than so many levels of objects and arrays; a scalar is in none."""
+    if value.count(b"{") + value.count(b"[") <= levels:
+        return False
+    level = 0
+    for bracket in _STRING.sub(b"", value).translate(None, _NO_BRACKETS):
+        level += 1 if bracket in b"{[" else -1
+        if level > levels:
+            return True
+    return False

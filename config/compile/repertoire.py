@@ -57,7 +57,7 @@ def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
         parameters=engine.parameters,
         seed=engine.seed,
     )
-    if not c.faults:
+    if not c.faults and not draft.left_out:
         decisions.check_pools(repertoire, c)
     return repertoire, c.faults
 

@@ -11,6 +11,7 @@ from typing import Any
 from engine.expression.functions import FUNCTIONS, MAX_TEXT, NUMERIC, Function, Types
 from engine.expression.syntax import called, static_path
 from engine.expression.values import (
+    GREATEST_FRACTION,
     MISSING,
     NUMBER,
     PLAIN,
@@ -216,12 +217,15 @@ def _arithmetic(node: ast.BinOp) -> Evaluator:
 
     def run(scope: Scope) -> Any:
         one, other = left(scope), right(scope)
-        if type(one) in _NUMBERS and type(other) in _NUMBERS:
-            try:
-                return bounded(compute(one, other))
-            except ArithmeticError:
-                pass
-        return MISSING
+        if type(one) not in _NUMBERS or type(other) not in _NUMBERS:
+            return MISSING
+        try:
+            result = compute(one, other)
+        except ArithmeticError:
+            return MISSING
+        if type(result) is float and -GREATEST_FRACTION <= result <= GREATEST_FRACTION:
+            return result
+        return bounded(result)
 
     return run
 
@@ -254,12 +258,13 @@ def _lenient(compute: Callable[..., Any], first: Evaluator, second: Evaluator | 
 
 def _strict(function: Function, arguments: list[tuple[Evaluator, Types]]) -> Evaluator:
     compute, numeric = function.run, function.gives is NUMBER
+    checked = [(argument, int if NUMBER in types else None, types) for argument, types in arguments]
 
     def run(scope: Scope) -> Any:
         values = []
-        for argument, types in arguments:
+        for argument, sure, types in checked:
             value = argument(scope)
-            if kind(value) not in types or (isinstance(value, str) and len(value) > MAX_TEXT):
+            if type(value) is not sure and not _fits(value, types):
                 return MISSING
             values.append(value)
         try:
@@ -268,6 +273,10 @@ def _strict(function: Function, arguments: list[tuple[Evaluator, Types]]) -> Eva
             return MISSING
 
     return run
+
+
+def _fits(value: object, types: Types) -> bool:
+    return kind(value) in types and not (isinstance(value, str) and len(value) > MAX_TEXT)
 
 
 def _compare(node: ast.Compare) -> Evaluator:

@@ -19,7 +19,7 @@ MAX_ENTRIES = 1_000
 """Longest list an entry is searched in."""
 LEAST_INTEGER, GREATEST_INTEGER = -(2**63), 2**63 - 1
 """Integers an expression can hold."""
-_GREATEST = sys.float_info.max
+GREATEST_FRACTION = sys.float_info.max
 
 
 class Type(Enum):
@@ -84,7 +84,7 @@ def bounded(value: Any) -> Any:
     """The number itself, or MISSING beyond 64-bit integers and finite floats, and for what is no number."""
     found = type(value)
     if found is float:
-        return value if -_GREATEST <= value <= _GREATEST else MISSING
+        return value if -GREATEST_FRACTION <= value <= GREATEST_FRACTION else MISSING
     return value if found is int and LEAST_INTEGER <= value <= GREATEST_INTEGER else MISSING
 
 

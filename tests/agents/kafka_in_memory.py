@@ -1,0 +1,154 @@
+"""Kafka as the worker sees it, in memory: a log per topic partition, producers, readers and a group of one.
+
+Held to the real thing by `test_worker.py`, which runs the same worker on a broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from agents.offsets import TopicPartition
+
+
+class Stored(NamedTuple):
+    """One record of a log."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class Sent:
+    """A record on its way: `acknowledge` puts it into the log."""
+
+    def __init__(self, kafka: Kafka, at: TopicPartition, record: Stored) -> None:
+        self.at, self.record = at, record
+        self._kafka = kafka
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def acknowledge(self) -> None:
+        """Store the record and tell its offset."""
+        self.future.set_result(self._kafka.store(self.at, self.record))
+
+
+class Sender:
+    """A producer. Acknowledges at once, unless `held`: then the test does, record by record, from `waiting`."""
+
+    def __init__(self, kafka: Kafka, *, held: bool = False) -> None:
+        self._kafka = kafka
+        self.held = held
+        self.waiting: list[Sent] = []
+
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> asyncio.Future[Any]:
+        """As `agents.journal.Sender.send`."""
+        record = Stored(-1, timestamp_ms or 0, key, value, tuple(headers or ()))
+        sent = Sent(self._kafka, TopicPartition(topic, partition or 0), record)
+        self.waiting.append(sent)
+        if not self.held:
+            self.release()
+        return sent.future
+
+    def release(self) -> None:
+        """Acknowledge everything that waits, in order."""
+        for sent in self.waiting:
+            sent.acknowledge()
+        self.waiting.clear()
+
+
+class Reader:
+    """A consumer without a group."""
+
+    def __init__(self, logs: Mapping[TopicPartition, list[Stored]]) -> None:
+        self._logs = logs
+        self._positions: dict[TopicPartition, int] = {}
+
+    def assign(self, partitions: Collection[TopicPartition]) -> None:
+        """Read these partitions."""
+        self._positions = dict.fromkeys(partitions, 0)
+
+    def seek(self, at: TopicPartition, offset: int) -> None:
+        """Read on from an offset."""
+        self._positions[at] = offset
+
+    async def seek_to_beginning(self, *partitions: TopicPartition) -> None:
+        """Read from the first record on."""
+        self._positions |= dict.fromkeys(partitions, 0)
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offsets after the last records."""
+        return {at: len(self._logs[at]) for at in partitions}
+
+    async def position(self, at: TopicPartition) -> int:
+        """Offset of the next record read."""
+        return self._positions[at]
+
+    async def getmany(self, *only: TopicPartition, timeout_ms: int, max_records: int = 3) -> dict[TopicPartition, Any]:  # noqa: ARG002
+        """Up to `max_records` records of each partition."""
+        await asyncio.sleep(0)
+        fetched = {}
+        for at in only or tuple(self._positions):
+            start = self._positions[at]
+            records = self._logs[at][start : start + min(max_records, 3)]
+            self._positions[at] += len(records)
+            if records:
+                fetched[at] = records
+        return fetched
+
+
+class Kafka:
+    """A cluster and the one worker that is connected to it; as `agents.ownership.Cluster`."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.logs: dict[TopicPartition, list[Stored]] = defaultdict(list)
+        self.changelog_sender = Sender(self, held=held)
+        self.output_sender = Sender(self, held=held)
+        self.committed: dict[TopicPartition, int] = {}
+        self.commits_accepted = True
+        self.silent_seconds = 0.0
+
+    def store(self, at: TopicPartition, record: Stored) -> Stored:
+        """Append a record; returns it with its offset."""
+        stored = record._replace(offset=len(self.logs[at]))
+        self.logs[at].append(stored)
+        return stored
+
+    @contextlib.asynccontextmanager
+    async def reader(self):
+        """A consumer without a group."""
+        yield Reader(self.logs)
+
+    async def starting_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Committed offsets, or 0."""
+        return {at: self.committed.get(at, 0) for at in partitions}
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offsets after the last records."""
+        return {at: len(self.logs[at]) for at in partitions}
+
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Take a commit, unless the group has rebalanced."""
+        if self.commits_accepted:
+            self.committed |= offsets
+        return self.commits_accepted
+
+    def highwater(self, at: Any, /) -> int | None:
+        """Offset after the last record."""
+        return len(self.logs[at])
+
+    def silence(self) -> float:
+        """Seconds without an answer of the coordinator."""
+        return self.silent_seconds
