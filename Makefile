@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 READY := .venv/.locked
 
-.PHONY: help setup demo test test-fast check lock clean
+.PHONY: help setup demo test test-fast bench check lock clean
 
 help: ## Show what can be typed
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: setup ## Run every test; starts Apache Kafka when Java 17 and Maven are th
 
 test-fast: setup ## Run the tests that need neither a broker nor patience
 	$(BIN)/python -m pytest -m "not broker and not slow"
+
+bench: setup ## Measure the engine beside a bare aiokafka loop on Apache Kafka; QUICK=1 for a shorter form
+	$(BIN)/python -m benchmarks
 
 check: setup ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check

@@ -45,7 +45,7 @@ class Demand:
         the person is; times the share of addresses that work.
         """
         log_odds = self._appeals[action, channel]
-        log_odds += person.like(f"channel {channel}", 0.7) + person.like(f"action {action}", 0.7)
+        log_odds += person.like(f"channel {channel}", 0.8) + person.like(f"action {action}", 1.0)
         log_odds += _need(person, self._actions[action])
         log_odds -= 0.8 * max(0.0, person.tiredness(now_ms) - 0.5)
         return (1 - BOUNCES.get(channel, 0.0)) / (1 + math.exp(-log_odds))
@@ -106,29 +106,29 @@ def _need(person: Person, action: Action) -> float:
 class Earnings(msgspec.Struct):
     """What decisions brought, in euros.
 
-    `expected`: the true expected rewards of the decisions added up, which tells policies apart long before luck
-    averages out. `squares`: of them. `realised`: what successes were worth so far, less what contacts cost.
+    `choices`: decisions where more actions qualified than could be given. `expected`: the true expected rewards of
+    those added up, which tells policies apart long before luck averages out; `squares`: of them. `realised`: what
+    all successes so far were worth, less what all contacts cost.
     """
 
-    decisions: int = 0
+    choices: int = 0
     expected: float = 0.0
     squares: float = 0.0
     realised: float = 0.0
 
-    def decide(self, expected: float, cost: float) -> None:
-        """A decision was acted on."""
-        self.decisions += 1
+    def choose(self, expected: float) -> None:
+        """One of several actions was chosen."""
+        self.choices += 1
         self.expected += expected
         self.squares += expected * expected
-        self.realised -= cost
 
     def per_thousand(self) -> float:
-        """Expected reward per 1,000 decisions; 0 without any."""
-        return 1_000 * self.expected / self.decisions if self.decisions else 0.0
+        """Expected reward per 1,000 choices; 0 without any."""
+        return 1_000 * self.expected / self.choices if self.choices else 0.0
 
     def error_per_thousand(self) -> float:
-        """Standard error of `per_thousand`, as if decisions were independent."""
-        if self.decisions < 2:
+        """Standard error of `per_thousand`, as if choices were independent."""
+        if self.choices < 2:
             return 0.0
-        variance = self.squares / self.decisions - (self.expected / self.decisions) ** 2
-        return 1_000 * math.sqrt(max(0.0, variance) / self.decisions)
+        variance = self.squares / self.choices - (self.expected / self.choices) ** 2
+        return 1_000 * math.sqrt(max(0.0, variance) / self.choices)

@@ -13,8 +13,8 @@ from engine.funnel import REQUEST
 MAX_PENDING = 50_000
 """Signals whose decisions are waited for; of older ones latency is no longer measured."""
 PACE_SECONDS = 3.0
-CURVE_STEP = 250
-CURVE_SPAN = 1_000
+CURVE_STEP = 50
+CURVE_SPAN = 400
 NOTHING = "(nothing qualified)"
 CONTROL = "(held out)"
 
@@ -69,18 +69,18 @@ class Pace:
 
 
 class Curve:
-    """Reward per 1,000 decisions along the way: one point every 250 decisions, over the last 1,000 of them."""
+    """Reward per 1,000 choices along the way: a point every `CURVE_STEP` choices, over the last `CURVE_SPAN` of them."""
 
     def __init__(self) -> None:
         self.points: list[float] = []
         self._marks: deque[tuple[int, float]] = deque([(0, 0.0)], maxlen=CURVE_SPAN // CURVE_STEP + 1)
 
-    def note(self, decisions: int, reward: float) -> None:
-        """Note how many decisions were made and what they earned so far."""
-        if decisions - self._marks[-1][0] >= CURVE_STEP:
-            self._marks.append((decisions, reward))
+    def note(self, choices: int, reward: float) -> None:
+        """Note how many choices were made and what they brought so far."""
+        if choices - self._marks[-1][0] >= CURVE_STEP:
+            self._marks.append((choices, reward))
             made, earned = self._marks[0]
-            self.points.append(1_000 * (reward - earned) / (decisions - made))
+            self.points.append(1_000 * (reward - earned) / (choices - made))
 
 
 class Tally:

@@ -329,7 +329,7 @@ class Ownership:
                     await self._moved.wait()
                 await self.commit()
         except TimeoutError as error:
-            waited = f"{self.settings.drain_seconds:.0f} s"
+            waited = f"{self.settings.drain_seconds:g} s"
             self.fail(f"{self._offsets.pending()} batches could not be finished and committed in {waited}", error)
 
     # --- Looking in ---
@@ -342,7 +342,7 @@ class Ownership:
         """Why this worker makes no progress; None when it does, or has nothing to do."""
         idle = monotonic() - self._moved_at
         if self.serving and self._in_flight and idle > self.settings.stall_seconds:
-            return f"{self._in_flight} batches at work, none done for {idle:.0f} s"
+            return f"{self._in_flight} batches at work, none done for {idle:.1f} s"
         return None
 
     def partition(self, number: int) -> Partition | None:

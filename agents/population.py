@@ -202,7 +202,7 @@ def _devices(number: int, standing: str, random: Random) -> list[Device]:
     if random.random() < 0.25:
         devices.append(Device("web", f"tablet-{number}", known=False, weight=0.4))
     if standing != "stranger" and random.random() < 0.7:
-        devices.append(Device("app", f"phone-{number}", signed_in, 0.6))
+        devices.append(Device("app", f"phone-{number}", signed_in, 1.0))
     if signed_in:
         devices.append(Device("store", f"card-{number}", known=True, weight=0.15))
         devices.append(Device("call-center", f"line-{number}", known=True, weight=0.03))

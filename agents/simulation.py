@@ -27,7 +27,7 @@ from engine.outcomes import OutcomeType
 from engine.repertoire import Repertoire
 from engine.triggers import REQUEST_EVENT
 
-SIGNALS_PER_DAY = 6.0
+SIGNALS_PER_DAY = 4.7
 """How many signals one customer sends on average."""
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
@@ -61,6 +61,7 @@ class World:
         self._rules = repertoire.identity
         self._demand = Demand(repertoire, seed)
         self._slots = _slots_of(repertoire)
+        self._rooms = {each.id: each.limit for each in (*repertoire.placements.values(), *repertoire.triggers)}
         needs = repertoire.constraints.purposes.items()
         self._purposes = sorted(purpose for purpose, consent in needs if consent == "required")
         self._people_by_key = {key: person for person in self.people for key in self._keys_of(person)}
@@ -98,8 +99,9 @@ class World:
         if person is None or decision.action is None or decision.channel is None or decision.control:
             return
         contact = _Contact(decision, person, decision.action, decision.channel, max(at_ms, self.now_ms))
-        expected = self.expected_reward(decision.customer_id, contact.action, contact.channel)
-        self.earned.decide(expected, self._demand.cost(contact.action, contact.channel))
+        self.earned.realised -= self._demand.cost(contact.action, contact.channel)
+        if self._had_a_choice(decision):
+            self.earned.choose(self.expected_reward(decision.customer_id, contact.action, contact.channel))
         self.breaches += self._is_breach(contact)
         self._answer(contact, Random(decision.decision_id))
 
@@ -117,6 +119,11 @@ class World:
         """
         worth = self._demand.worth(self._people_by_key[customer_id], action)
         return self.chance(customer_id, action, channel) * worth - self._demand.cost(action, channel)
+
+    def _had_a_choice(self, decision: Decision) -> bool:
+        """Whether more actions qualified than there was room for, so that the policy mattered."""
+        room = self._rooms.get(decision.placement or decision.trigger, 1)
+        return len(decision.explanation.contenders) > room - decision.rank
 
     def _take_said(self) -> list[Message]:
         said, self._said = self._said, []

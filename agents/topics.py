@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +22,8 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 DAY_MS = 86_400_000
 _BROKER_DEFAULT = -1
 _CLEANUP = "cleanup.policy"
+_VISIBLE_SECONDS = 10.0
+_VISIBLE_POLL_SECONDS = 0.05
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -99,9 +103,9 @@ async def inspect(admin: AIOKafkaAdminClient, topics: Sequence[Topic], prefix: s
 
 
 async def create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], prefix: str, partitions: int) -> None:
-    """Create topics, replicated as the broker does by default; one that exists by now is left alone.
+    """Create topics, replicated as the broker does by default; returns when they can be seen.
 
-    Raises `TopicsUnusable` when the broker refuses one.
+    One that exists by now is left alone. Raises `TopicsUnusable` when the broker refuses one.
     """
     if not topics:
         return
@@ -111,6 +115,12 @@ async def create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], prefix: st
         if code and error is not TopicAlreadyExistsError:
             reason = message[0] if message and message[0] else error.__name__
             raise TopicsUnusable(f"the broker refused to create {name}: {reason}")
+    names = {f"{prefix}{topic.role}" for topic in topics}
+    deadline = monotonic() + _VISIBLE_SECONDS
+    while unseen := names.difference(await admin.list_topics()):
+        if monotonic() > deadline:
+            raise TopicsUnusable(f"{', '.join(sorted(unseen))} cannot be seen {_VISIBLE_SECONDS:g} s after creation")
+        await asyncio.sleep(_VISIBLE_POLL_SECONDS)
 
 
 async def ensure(

@@ -18,6 +18,8 @@ from benchmarks.workload import Message
 FLUSH_SECONDS = 60.0
 STALLED_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+_PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+"""What a broker answers about a topic that was just created."""
 
 
 class LoadFailed(Exception):
@@ -93,12 +95,12 @@ def _flush(producer: Producer) -> None:
 
 
 class Reader:
-    """Reads one topic from its beginning, outside any group."""
+    """Reads one topic from its beginning, outside any group, and not before it is asked to."""
 
     def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
         self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False})
         self._partitions = [TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(partitions)]
-        self._consumer.assign(self._partitions)
+        self._reads = False
         self._count = 0
 
     def close(self) -> None:
@@ -110,12 +112,15 @@ class Reader:
         try:
             self._count = sum(self._consumer.get_watermark_offsets(at)[1] for at in self._partitions)
         except KafkaException as error:
-            if not error.args[0].retriable():
+            if error.args[0].code() not in _PASSING:
                 raise
         return self._count
 
     def read(self, count: int, deadline: float) -> list[Answer]:
         """Read on, `count` records or until `deadline` (monotonic seconds), whichever comes first."""
+        if not self._reads:
+            self._consumer.assign(self._partitions)
+            self._reads = True
         answers: list[Answer] = []
         while len(answers) < count and monotonic() < deadline:
             record = self._consumer.poll(_POLL_SECONDS)

@@ -137,7 +137,10 @@ def write(report: Report, name: str, directory: Path = DIRECTORY) -> None:
 
 
 def markdown(report: Report, name: str) -> str:
-    """The report as a table, and what stands behind each number below it."""
+    """The report as a table, and what stands behind the numbers below it."""
+    behind: dict[str, list[str]] = {}
+    for each in report.rows:
+        behind.setdefault(each.detail, []).append(each.metric)
     lines = [
         f"# Results: {name}",
         "",
@@ -147,7 +150,7 @@ def markdown(report: Report, name: str) -> str:
         "|---|---:|---:|---|---|---|",
         *(_line(each) for each in report.rows),
         "",
-        *(f"* **{each.metric}**: {each.detail}" for each in report.rows if each.detail),
+        *(f"* {', '.join(metrics)}: {detail}." for detail, metrics in behind.items() if detail),
     ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -101,7 +101,7 @@ def measure(*, quick: bool) -> Findings:
         ProcessPoolExecutor(1, get_context("spawn")) as publisher,
     ):
         bench = Bench(broker.bootstrap, children, publisher)
-        engine, loop = _engine(broker.bootstrap, Path(directory)), _bare_loop(broker.bootstrap)
+        engine, loop = engine_worker(broker.bootstrap, Path(directory)), bare_loop(broker.bootstrap)
         run_trial(loop, "warming.", WARMING, bench, rate=500)
         pairs: list[tuple[Trial, Trial]] = []
         for number in range(sizes.repetitions):
@@ -114,7 +114,7 @@ def measure(*, quick: bool) -> Findings:
 # --- Subjects ---
 
 
-def _engine(bootstrap: str, directory: Path) -> Subject:
+def engine_worker(bootstrap: str, directory: Path) -> Subject:
     """A worker as users start it."""
 
     def command(prefix: str) -> list[str]:
@@ -127,7 +127,7 @@ def _engine(bootstrap: str, directory: Path) -> Subject:
     return Subject("engine", command)
 
 
-def _bare_loop(bootstrap: str) -> Subject:
+def bare_loop(bootstrap: str) -> Subject:
     """The reference, told to answer with as many bytes as the engine."""
     decisions = Core(CANDIDATES, CUSTOMERS).feed(workload.signals(500, CUSTOMERS, "size"))
     size = str(workload.mean_size(decisions))
@@ -268,8 +268,8 @@ def _compared(
 ) -> Iterator[Row]:
     """The engine's number, the bare loop's, and the one over the other, turn by turn."""
     yield row(f"{metric}.engine", [read(engine) for engine, _ in pairs], unit, detail=detail)
-    yield row(f"{metric}.bare-loop", [read(loop) for _, loop in pairs], unit)
-    yield row(f"{metric}.ratio", [read(engine) / read(loop) for engine, loop in pairs], "ratio")
+    yield row(f"{metric}.bare-loop", [read(loop) for _, loop in pairs], unit, detail=detail)
+    yield row(f"{metric}.ratio", [read(engine) / read(loop) for engine, loop in pairs], "ratio", detail=detail)
 
 
 def _counted(pairs: Sequence[tuple[Trial, Trial]]) -> Iterator[Row]:

@@ -75,7 +75,8 @@ def _value(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return f"list of: {_value(field['items'], definitions)}"
     if isinstance(field.get("additionalProperties"), dict):
         return f"map of id → {_value(field['additionalProperties'], definitions)}"
-    return {"object": "map", "boolean": "true or false"}.get(field.get("type", ""), field.get("type", "anything"))
+    plain = {"object": "map", "boolean": "true or false", "": "anything"}
+    return plain.get(field.get("type", ""), str(field.get("type", "")))
 
 
 def _words(name: str) -> str:

@@ -57,8 +57,8 @@ def rank(
     weighing = Weighing(
         settings,
         context,
-        [(e.scope, e.weight) for e in settings.context_weights if truths.first_false(e.when.predicates) is None],
-        influences(settings.influencers, profile, repertoire),
+        contexts=_context_weights(settings, truths),
+        influences=influences(settings.influencers, profile, repertoire),
     )
     ranked: list[tuple[bool, float, int, Scored]] = []
     for candidate, propensity in propensities:
@@ -73,6 +73,16 @@ def rank(
     return [each[3] for each in ranked]
 
 
+def _context_weights(settings: Arbitration, truths: Memo) -> Weights:
+    if not settings.context:
+        return ()
+    return [
+        (each.scope, each.weight)
+        for each in settings.context_weights
+        if truths.first_false(each.when.predicates) is None
+    ]
+
+
 def _scored(candidate: Candidate, propensity: float, weighing: Weighing) -> Scored | str:
     """The candidate with its priority, or what cannot be computed."""
     settings, action = weighing.settings, candidate.action
@@ -80,7 +90,7 @@ def _scored(candidate: Candidate, propensity: float, weighing: Weighing) -> Scor
     if value is None:
         return "its value cannot be computed"
     p = propensity if settings.propensity else 1.0
-    c = _factor(candidate, 0.0, weighing.contexts) if settings.context else 1.0
+    c = _factor(candidate, 0.0, weighing.contexts)
     lever = _factor(candidate, action.lever, weighing.influences) if settings.lever else 1.0
     priority: float | None = p * c * value * lever
     if settings.formula is not None:

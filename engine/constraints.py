@@ -93,6 +93,7 @@ def rules_for(candidate: Candidate, repertoire: Repertoire) -> CoveringRules:
     if rules is None:
         every, obeys_caps = repertoire.constraints, candidate.action.obeys_caps
         rules = CoveringRules(
+            sent=is_sent(candidate, repertoire),
             suppressions=_covering(candidate, every.suppressions),
             contact_limits=_covering(candidate, every.contact_limits) if obeys_caps else (),
             budgets=_covering(candidate, every.budgets),
@@ -197,9 +198,9 @@ def _suppression_reason(until_ms: int, policy: SuppressionPolicy, around: Surrou
 # --- Contact limits ---
 
 
-def _limits(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
+def _limits(_: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
     for limit in rules.contact_limits:
-        if not limit.scope.channels and (around.in_slot or not is_sent(candidate, around.repertoire)):
+        if not limit.scope.channels and (around.in_slot or not rules.sent):
             continue  # a limit over all channels is about being written to, not about what a page shows
         if limit.id not in around.limits:
             around.limits[limit.id] = _reached(limit, around)
@@ -248,14 +249,13 @@ def _since_ms(window: Window, around: Surroundings) -> int:
 # --- Quiet hours ---
 
 
-def _quiet_hours(candidate: Candidate, _: CoveringRules, around: Surroundings) -> str | None:
+def _quiet_hours(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
+    if around.in_slot or not rules.sent or candidate.action.ignores_quiet_hours:
+        return None
     channel = candidate.treatment.channel
     if channel not in around.quiet:
         around.quiet[channel] = _quiet(channel, around)
-    reason = around.quiet[channel]
-    if reason is None or candidate.action.ignores_quiet_hours or around.in_slot:
-        return None
-    return reason if is_sent(candidate, around.repertoire) else None
+    return around.quiet[channel]
 
 
 def _quiet(channel: str, around: Surroundings) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -158,8 +159,8 @@ def outputs_of(decision: Decision, repertoire: Repertoire, traceparent: str | No
 
 def contenders_of(ranked: Sequence[Scored], chosen: Scored | None, most: int) -> list[Contender]:
     """The best of what was not chosen."""
-    others = [each for each in ranked if each is not chosen]
-    return [Contender(each.candidate.action.id, each.priority) for each in others[:most]]
+    others = (each for each in ranked if each is not chosen)
+    return [Contender(each.candidate.action.id, each.priority) for each in islice(others, most)]
 
 
 def score_of(scored: Scored) -> Score:

@@ -53,8 +53,7 @@ def unavailable(candidate: Candidate, context: Context, repertoire: Repertoire, 
 
 
 def _unqualified(action: Action, memo: Memo, context: Context) -> Rejection | None:
-    outdated = _outdated(action, context)
-    if outdated is not None:
+    if (outdated := _outdated(action, context)) is not None:
         return outdated
     failed = memo.first_false(action.engagement.predicates)
     if failed is None:
@@ -87,10 +86,9 @@ def _unfit(candidate: Candidate, memo: Memo, context: Context, repertoire: Reper
 
 def _lacking(treatment: Treatment, context: Context) -> str | None:
     for name, template in treatment.content.items():
-        if template.needs_values:
-            missing = template.render(context).missing
-            if missing is not None:
-                return f"content {name} needs {_shown(missing)}"
+        missing = template.missing(context)
+        if missing is not None:
+            return f"content {name} needs {_shown(missing)}"
     return None
 
 

@@ -151,27 +151,32 @@ class Demoted(msgspec.Struct, frozen=True):
 
 
 def admit(
-    profile: Profile, identifier: Identifier, at_ms: int, rules: IdentityRules, *, explicit: bool = False
+    profile: Profile,
+    identifier: Identifier,
+    at_ms: int,
+    rules: IdentityRules,
+    *,
+    explicit: bool = False,
+    again: bool = False,
 ) -> Claim | Demoted | None:
-    """What to do with a further identifier that came with a customer's signal; None: it is known already.
+    """What to do with a further identifier of a customer; None: it is known already, and not to be claimed `again`.
 
     One over the limit of its kind is demoted: left out, without touching whom it belongs to (D11). An `explicit`
-    request, an `alias`, is not limited, and asks again for what was refused before.
+    request, an `alias`, is not limited.
     """
     key = identifier.key
     if key == profile.customer_id:
         return None
-    known = profile.identifiers.get(key)
-    if known is None and not explicit:
+    known = key in profile.identifiers
+    if not known and not explicit:
         limit = _limit_of(identifier.kind, rules)
         since = None if limit.window_ms is None else at_ms - limit.window_ms
         same_kind = [each for each in profile.identifiers.values() if each.kind == identifier.kind and not each.refused]
         held = sum(since is None or each.first_ms >= since for each in same_kind)
         if held >= limit.limit:
             return Demoted(f"{held} of {limit.limit} {identifier.kind} are already known")
-    again = known is not None and known.refused and explicit
     seen = note_identifier(profile, key, identifier.kind, at_ms, at_ms)
-    if known is not None and not again:
+    if known and not again:
         return None
     seen.refused = False
     return Claim(key, profile.customer_id, explicit)

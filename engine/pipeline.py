@@ -164,11 +164,13 @@ def _claim_identifiers(profile: Profile, signal: Signal, turn: _Turn) -> None:
     for each in identity.identifiers_of(signal, rules):
         _claim(profile, each, signal.time_ms, turn)
     for each in identity.previous_identifiers(signal, rules):
-        _claim(profile, each, signal.time_ms, turn, explicit=True)
+        _claim(profile, each, signal.time_ms, turn, explicit=True, again=True)
 
 
-def _claim(profile: Profile, identifier: Identifier, at_ms: int, turn: _Turn, *, explicit: bool = False) -> None:
-    admitted = identity.admit(profile, identifier, at_ms, turn.repertoire.identity, explicit=explicit)
+def _claim(
+    profile: Profile, identifier: Identifier, at_ms: int, turn: _Turn, *, explicit: bool = False, again: bool = False
+) -> None:
+    admitted = identity.admit(profile, identifier, at_ms, turn.repertoire.identity, explicit=explicit, again=again)
     if isinstance(admitted, Demoted):
         profile.drop("identifiers_demoted")
     elif admitted is not None:
@@ -201,7 +203,7 @@ def _on_notice(profile: Profile, body: Notice, turn: _Turn) -> str:
         identity.refuse(profile, body.identifier)
     else:
         found = Identifier(identity.kind_of(body.identifier, turn.repertoire.identity), body.identifier)
-        _claim(profile, found, turn.record.timestamp_ms, turn, explicit=body.explicit)
+        _claim(profile, found, turn.record.timestamp_ms, turn, explicit=body.explicit, again=True)
     return "applied"
 
 

@@ -296,10 +296,8 @@ def _latest_armed(timers: list[Timer]) -> list[Timer]:
 
 
 def _united(ours: list[_Dated], theirs: list[_Dated]) -> list[_Dated]:
-    """Both histories in order of time, without what stands in both."""
-    united = ours + [each for each in theirs if each not in ours]
-    united.sort(key=lambda each: (each.at_ms, msgspec.json.encode(each)))
-    return united
+    """Both histories in order of time."""
+    return sorted([*ours, *theirs], key=lambda each: (each.at_ms, msgspec.json.encode(each)))
 
 
 def _merge_traits(profile: Profile, other: Profile, rules: ProfileRules) -> None:

@@ -256,8 +256,9 @@ class BudgetRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoveringRules(msgspec.Struct, frozen=True, kw_only=True):
-    """The constraints whose scope covers one candidate."""
+    """The constraints whose scope covers one candidate. `sent`: it goes to the customer, see `candidates.is_sent`."""
 
+    sent: bool
     suppressions: tuple[SuppressionPolicy, ...]
     contact_limits: tuple[ContactLimit, ...]
     budgets: tuple[BudgetRule, ...]

@@ -52,15 +52,16 @@ class _Placeholder(msgspec.Struct, frozen=True):
 
 
 class Template:
-    """A compiled template; immutable. `needs_values`: some placeholder has no default, so a text may be missing."""
+    """A compiled template; immutable."""
 
-    __slots__ = ("_parts", "_room", "needs_values", "paths", "source")
+    __slots__ = ("_may_miss", "_parts", "_placeholders", "_room", "paths", "source")
 
     def __init__(self, source: str, parts: tuple[str | _Placeholder, ...]) -> None:
         self.source, self._parts = source, parts
         self._room = MAX_RESULT - len(source)
-        placeholders = [part for part in parts if isinstance(part, _Placeholder)]
-        self.needs_values = any(each.default is None for each in placeholders)
+        placeholders = tuple(part for part in parts if isinstance(part, _Placeholder))
+        self._placeholders = placeholders
+        self._may_miss = any(each.default is None for each in placeholders)
         self.paths = frozenset(path for each in placeholders for path in each.expression.paths)
 
     def render(self, scope: Scope) -> Rendered:
@@ -79,6 +80,19 @@ class Template:
                 return Rendered(missing=part.expression.source)
             texts.append(text)
         return Rendered(text="".join(texts))
+
+    def missing(self, scope: Scope) -> str | None:
+        """The first placeholder without a text, as `render` finds it, without the trouble of writing the text."""
+        if not self._may_miss:
+            return None
+        room = self._room
+        for each in self._placeholders:
+            text = written(each.expression.value(scope))
+            if text is not None and len(text) <= room:
+                room -= len(text)
+            elif each.default is None:
+                return each.expression.source
+        return None
 
 
 def compile_template(source: str, schema: Schema | None = None) -> Template:

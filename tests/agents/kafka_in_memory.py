@@ -96,7 +96,7 @@ class Reader:
         """Offset of the next record read."""
         return self._positions[at]
 
-    async def getmany(self, *only: TopicPartition, timeout_ms: int, max_records: int = 3) -> dict[TopicPartition, Any]:  # noqa: ARG002
+    async def getmany(self, *only: TopicPartition, timeout_ms: int, max_records: int = 3) -> dict[TopicPartition, Any]:  # noqa: ARG002 - as the real one
         """Up to `max_records` records of each partition."""
         await asyncio.sleep(0)
         fetched = {}

@@ -240,12 +240,16 @@ def test_recency_brings_a_reorder_and_later_a_voucher_to_come_back() -> None:
     ]
 
 
-def test_a_newcomer_is_welcomed_once_consent_is_given() -> None:
-    """Half an hour after signing up, and only somebody who has not ordered."""
+def test_a_newcomer_is_welcomed_and_later_offered_a_voucher() -> None:
+    """Half an hour after signing up a welcome; after four days of looking and not buying a voucher."""
     eva = Story("retail", "2026-01-12T10:00")
     assert eva.is_known() == []
     assert treatments(eva.waits(minutes=31)) == ["welcome-email"]
-    assert treatments(eva.comes_to("home-hero", "web"))[0] == "welcome-web"
+    assert treatments(eva.comes_to("home-hero", "web")) == ["welcome-web"]
+    eva.waits(days=2)
+    for _ in range(2):
+        eva.does("Product Viewed", product_id="p-2", name="Lamp", category="home", price=60)
+    assert treatments(eva.waits(days=2)) == ["welcome-voucher-email"]
 
 
 def test_interest_in_a_category_is_followed_up_unless_dismissed_twice() -> None:

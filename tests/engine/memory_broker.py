@@ -10,21 +10,22 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 
 from engine.arrival import KIND
 from engine.budgets import Spending
+from engine.context import Context
 from engine.delivery import resume
 from engine.identity import Identity
 from engine.murmur import partition_of
 from engine.pipeline import handle
 from engine.profile import Profile, decode_profile, encode_profile
 from engine.record import Headers, Output, Record
-from engine.repertoire import Repertoire
-from engine.scoring import Scorer
+from engine.repertoire import Candidate, Repertoire
+from engine.scoring import Scores
 
 READ = ("signals", "outcomes", "customers", "links")
 CHANGELOGS = {"profiles": "profiles", "identities": "identities", "budgets": "identities"}
@@ -123,18 +124,35 @@ class Worker:
         self.timers = {key: min(t.at_ms for t in each.timers) for key, each in self.profiles.items() if each.timers}
         return resume(self)
 
+    def due(self, now_ms: int) -> list[str]:
+        """Customers to be woken."""
+        return [key for key, due_ms in self.timers.items() if due_ms <= now_ms]
+
+
+class Versions:
+    """A scorer that says which version it is: after each crash it is a newer one, as a restarted worker's may be."""
+
+    def __init__(self) -> None:
+        self.version = 0
+
+    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile) -> Scores:
+        """The same for everything."""
+        return Scores([0.5] * len(candidates), {"versions": str(self.version)})
+
 
 class Broker:
-    """Topics, and one worker per partition. `on_output` sees every output once more than the engine sent it."""
+    """Topics, and one worker per partition. `crashes`: how many of its steps end in one; `answers`: click on decisions.
 
-    def __init__(
-        self, repertoire: Repertoire, scorer: Scorer, seed: int, crashes: float = 0.0, *, answers: bool = False
-    ) -> None:
+    `outputs`: everything that left the engine for the outside, in order, repetitions included.
+    """
+
+    def __init__(self, repertoire: Repertoire, seed: int, crashes: float = 0.0, *, answers: bool = False) -> None:
         self.repertoire = repertoire
-        self._scorer = scorer
+        self._scorer = Versions()
         self._random = random.Random(seed)
         self._crashes = crashes
         self._answers = answers
+        self._seen: set[str] = set()
         self.crashed = 0
         self.now_ms = 0
         self.logs: dict[tuple[str, int], list[Output]] = defaultdict(list)
@@ -169,10 +187,12 @@ class Broker:
         self.logs[output.topic, partition].append(msgspec.structs.replace(output, timestamp_ms=at_ms))
 
     def _answer(self, decision: dict[str, Any]) -> None:
-        """A channel reports a click on every decision it gets, each copy of it alike."""
-        customer = decision["customerId"]
-        click = {"outcomeId": f"{decision['decisionId']}-click", "decisionId": decision["decisionId"], "type": "click"}
-        self.publish("outcomes", customer, json.dumps({**click, "customerId": customer}).encode(), self.now_ms)
+        """A channel reports a click on every decision it gets; it drops the ids it has seen."""
+        decision_id, customer = decision["decisionId"], decision["customerId"]
+        if decision_id not in self._seen:
+            self._seen.add(decision_id)
+            click = json.dumps({"decisionId": decision_id, "customerId": customer, "type": "click"})
+            self.publish("outcomes", customer, click.encode(), self.now_ms)
 
     # --- Working ---
 
@@ -234,6 +254,7 @@ class Broker:
     def _crash(self, worker: Worker) -> None:
         """Lose what is only in memory. Some of what was on its way arrived all the same."""
         self.crashed += 1
+        self._scorer.version += 1
         if worker.in_flight and all(worker.durable[log] >= n for log, n in worker.in_flight[0].needs.items()):
             outputs = worker.in_flight[0].outputs
             for output in outputs[: self._random.randint(0, len(outputs))]:

@@ -1,0 +1,45 @@
+"""Settings come from one place each, and everything wrong with them is said at once."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from agents.settings import InvalidSettings, Settings, read_settings
+
+
+def test_arguments_come_before_the_environment_before_defaults():
+    """What is given wins over a variable, a variable over the default; empty variables do not count."""
+    environ = {"BATUTA_BOOTSTRAP": "kafka:9092", "BATUTA_PARTITIONS": "16", "BATUTA_GROUP": " ", "OTHER": "1"}
+    settings = read_settings(environ, partitions=4, prefix=None)
+    assert (settings.bootstrap, settings.partitions) == ("kafka:9092", 4)
+    assert (settings.group, settings.prefix) == (Settings().group, Settings().prefix)
+
+
+def test_every_fault_is_named():
+    """Each wrong value is named with its source, the value seen and what is expected."""
+    environ = {"BATUTA_PARTITIONS": "0", "BATUTA_IDEMPOTENT": "perhaps"}
+    with pytest.raises(InvalidSettings) as caught:
+        read_settings(environ, web_port=70_000)
+    for part in ("BATUTA_PARTITIONS is '0'", "BATUTA_IDEMPOTENT is 'perhaps'", "web_port is 70000", "<= 65535"):
+        assert part in str(caught.value)
+
+
+def test_heartbeats_must_fit_into_a_session():
+    """A session that ends before a second heartbeat would be given up for nothing."""
+    with pytest.raises(InvalidSettings, match=r"heartbeat_seconds is 1\.5; expected at most half"):
+        read_settings({"BATUTA_SESSION_TIMEOUT_SECONDS": "2"})
+
+
+def test_unknown_argument_is_a_bug():
+    """An argument that is no setting is a mistake in the code."""
+    with pytest.raises(TypeError, match="no such settings: colour"):
+        read_settings({}, colour="red")
+
+
+def test_every_setting_says_what_it_is():
+    """Each setting carries the sentence its reference is made from, and its default passes its own check."""
+    properties = msgspec.json.schema(Settings)["$defs"]["Settings"]["properties"]
+    for field in msgspec.structs.fields(Settings):
+        assert properties[field.name]["description"]
+        assert msgspec.convert(field.default, field.type) == field.default
