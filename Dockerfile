@@ -26,6 +26,7 @@ COPY --from=build /opt/batuta /opt/batuta
 ENV PATH=/opt/batuta/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    BATUTA_WEB_HOST=0.0.0.0 \
     BATUTA_WEB_PORT=6066
 USER batuta
 WORKDIR /var/lib/batuta

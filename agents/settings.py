@@ -83,3 +83,13 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         beat, session = merged["heartbeat_seconds"], merged["session_timeout_seconds"]
         return [f"heartbeat_seconds is {beat}; expected at most half of session_timeout_seconds, which is {session}"]
     return []
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table, for `docs/operations.md`."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for field in msgspec.structs.fields(Settings):
+        said = next(meta.description for meta in field.type.__metadata__ if meta.description)
+        default = f"`{field.default}`" if field.default != "" else ""
+        rows.append(f"| `{ENV_PREFIX}{field.name.upper()}` | {default} | {said} |")
+    return "\n".join(rows)
