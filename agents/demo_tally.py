@@ -13,8 +13,9 @@ from engine.funnel import REQUEST
 MAX_PENDING = 50_000
 """Signals whose decisions are waited for; of older ones latency is no longer measured."""
 PACE_SECONDS = 3.0
-CURVE_STEP = 50
+CURVE_STEP = 25
 CURVE_SPAN = 400
+CURVE_START = 100
 NOTHING = "(nothing qualified)"
 CONTROL = "(held out)"
 
@@ -69,7 +70,7 @@ class Pace:
 
 
 class Curve:
-    """Reward per 1,000 choices along the way: a point every `CURVE_STEP` choices, over the last `CURVE_SPAN` of them."""
+    """Reward per 1,000 choices so far: a point every `CURVE_STEP` of them, over the last `CURVE_SPAN` at most."""
 
     def __init__(self) -> None:
         self.points: list[float] = []
@@ -80,7 +81,8 @@ class Curve:
         if choices - self._marks[-1][0] >= CURVE_STEP:
             self._marks.append((choices, reward))
             made, earned = self._marks[0]
-            self.points.append(1_000 * (reward - earned) / (choices - made))
+            if choices - made >= CURVE_START:
+                self.points.append(1_000 * (reward - earned) / (choices - made))
 
 
 class Tally:
@@ -134,9 +136,9 @@ def label_of(decision: Decision) -> str:
 
 
 def kind_of_reason(reason: str) -> str:
-    """A reason without what differs from case to case: the treatment it begins with, dates and times."""
+    """A reason without what differs from case to case: the treatment or level it begins with, dates and times."""
     _, _, rest = reason.partition(": ")
-    return _MOMENT.sub("…", rest or reason)
+    return _MOMENT.sub("…", rest or reason).removeprefix("not true: ")
 
 
 def is_request(decision: Decision) -> bool:

@@ -92,8 +92,9 @@ def main(argument: str) -> int:
     """Run the worker of an `Assignment`; returns its exit code."""
     assignment = msgspec.json.decode(argument, type=Assignment)
     repertoire = load_directory(Path(assignment.config_dir))
+    repertoire = msgspec.structs.replace(repertoire, prefix=assignment.settings.prefix)
     engine = fast_engine(engine_of(repertoire, PriorScorer(repertoire)), assignment.clock)
-    return run_worker(assignment.settings, engine, topics_of(repertoire))
+    return run_worker(assignment.settings, engine, topics_of(repertoire), create_topics=True)
 
 
 if __name__ == "__main__":

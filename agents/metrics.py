@@ -20,6 +20,7 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "decisions": ("Decisions made", ("action", "channel", "trigger", "control")),
     "rejects": ("Records not accepted", ("topic", "code")),
     "outcomes": ("Outcomes read, by type and what became of them", ("type", "result")),
+    "messages": ("Messages from one customer's partition to another's", ("kind", "result")),
     "suppressed": ("Candidates left out, by the stage that did", ("stage",)),
     "learning_examples": ("Labelled examples written for the learners", ("model",)),
 }

@@ -61,7 +61,8 @@ class World:
         self._rules = repertoire.identity
         self._demand = Demand(repertoire, seed)
         self._slots = _slots_of(repertoire)
-        self._rooms = {each.id: each.limit for each in (*repertoire.placements.values(), *repertoire.triggers)}
+        self._rooms = {each.id: each.limit for each in repertoire.placements.values()}
+        self._rooms |= {each.id: each.limit for each in repertoire.triggers}
         needs = repertoire.constraints.purposes.items()
         self._purposes = sorted(purpose for purpose, consent in needs if consent == "required")
         self._people_by_key = {key: person for person in self.people for key in self._keys_of(person)}
@@ -124,6 +125,12 @@ class World:
         """Whether more actions qualified than there was room for, so that the policy mattered."""
         room = self._rooms.get(decision.placement or decision.trigger, 1)
         return len(decision.explanation.contenders) > room - decision.rank
+
+    def first_name(self, customer_id: str) -> str:
+        """What to call a customer: by name once it is known, else by where they come from."""
+        person = self._people_by_key.get(customer_id)
+        named = person is not None and person.signed_up and customer_id == person.user_id
+        return person.first_name if person is not None and named else "A visitor"
 
     def _take_said(self) -> list[Message]:
         said, self._said = self._said, []

@@ -24,7 +24,13 @@ from typing import Any, ClassVar, cast
 import aiokafka
 import faust.transport.drivers
 import uvloop
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaConnectionError,
+    KafkaError,
+)
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
@@ -278,10 +284,17 @@ class Producer(driver.Producer):
         return {"acks": "all", "enable_idempotence": idempotent}
 
     async def on_start(self) -> None:
-        """Start both producers."""
-        await super().on_start()
-        self.changelog_sender = self._new_producer()
-        await self.changelog_sender.start()
+        """Start both producers. RuntimeError when the broker refuses idempotent ones."""
+        try:
+            await super().on_start()
+            self.changelog_sender = self._new_producer()
+            await self.changelog_sender.start()
+        except KafkaConnectionError:
+            raise
+        except KafkaError as error:
+            raise RuntimeError(
+                f"the broker refused a producer ({error!r}); if it has no idempotent ones, set BATUTA_IDEMPOTENT=false"
+            ) from error
 
     async def on_stop(self) -> None:
         """Stop both producers."""

@@ -68,6 +68,9 @@ async def start(ownership: Ownership, metrics: Metrics, host: str, port: int) ->
     app.add_routes(routes(ownership, metrics))
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
-    site = web.TCPSite(runner, host, port)
-    await site.start()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError:
+        await runner.cleanup()
+        raise
     return runner, runner.addresses[0][1]

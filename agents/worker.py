@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import uvloop
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from agents import topics, web
 from agents.app import App, build_app
@@ -59,19 +59,25 @@ def quiet_logging() -> None:
         log.setLevel(logging.INFO)
 
 
-def fail(what: str, error: BaseException) -> NoReturn:
+def fail(what: str, error: BaseException, code: int = WRONG) -> NoReturn:
     """End the process at once: nothing more is sent or committed."""
     details = error if log.isEnabledFor(logging.DEBUG) else None
-    log.critical("Stopping at once: %s: %s: %s", what, type(error).__name__, error, exc_info=details)
+    log.critical("Stopping at once: %s: %s", what, _named(error), exc_info=details)
     logging.shutdown()
-    os._exit(WRONG)
+    os._exit(code)
+
+
+def _named(error: BaseException) -> str:
+    """The error's text with its type, which Kafka's errors name themselves."""
+    kind, text = type(error).__name__, str(error)
+    return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
 
 
 async def _run(settings: Settings, engine: Engine, needed: Sequence[Topic], *, create_topics: bool) -> int:
     try:
         await _prepare_topics(settings, needed, create=create_topics)
     except (KafkaError, TimeoutError) as error:
-        return _say(NO_BROKER, f"cannot reach Kafka at {settings.bootstrap}: {error or 'no answer'}")
+        return _say(NO_BROKER, f"cannot reach Kafka at {settings.bootstrap}: {_named(error)}")
     except TopicsUnusable as error:
         return _say(WRONG, str(error))
     app = build_app(settings, engine, fail)
@@ -126,7 +132,7 @@ async def _start(app: App) -> None:
         await app.start()
         await app.wait_until_stopped()
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker cannot go on
-        fail("starting", error)
+        fail("starting", error, NO_BROKER if isinstance(error, KafkaConnectionError) else WRONG)
     if not app.should_stop:
         fail("Faust crashed", app.crash_reason or RuntimeError("no reason given"))
 

@@ -25,7 +25,7 @@ from models.baseline import PriorScorer
 
 CANDIDATES = (10, 100, 500)
 START_MS = 1_790_000_000_000
-HOURS_BETWEEN_MS = 8 * 3_600_000
+BETWEEN_MS = 8 * 3_600_000
 """How long a customer is silent between two signals, on average."""
 IN_FLIGHT = 500
 """Signals handled and not yet committed: their decisions are still kept in the profiles, as in a worker."""
@@ -49,7 +49,7 @@ class Core:
         self._repertoire = workload.load(candidates)
         self._scorer = PriorScorer(self._repertoire)
         self._state = MemoryState()
-        self._step_ms = HOURS_BETWEEN_MS // customers
+        self._step_ms = BETWEEN_MS // customers
         self._now_ms, self._offset = START_MS, 0
         self.feed(workload.introductions(customers))
 

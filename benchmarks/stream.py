@@ -37,7 +37,7 @@ LOAD = 0.3
 WARM_UP = 0.1
 """This share of a part's signals, the first ones, counts for nothing but the tally."""
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-_WATCH_SECONDS = 0.1
+_WATCH_SECONDS = 0.05
 _LEAD_SECONDS = 2.0
 _STOP_SECONDS = 30.0
 
@@ -50,7 +50,7 @@ class Sizes(NamedTuple):
     seconds: int
 
 
-FULL, QUICK, WARMING = Sizes(3, 20_000, 30), Sizes(2, 5_000, 10), Sizes(1, 2_000, 2)
+FULL, QUICK, WARMING = Sizes(3, 20_000, 30), Sizes(2, 8_000, 10), Sizes(1, 4_000, 2)
 
 
 class Subject(NamedTuple):
@@ -76,9 +76,13 @@ class CaughtUp(NamedTuple):
 
 
 class Paced(NamedTuple):
-    """At a fixed rate: milliseconds from scheduled to read, ordered; and how late the generator was, p99."""
+    """At a fixed rate: milliseconds from scheduled to read, ordered; CPU seconds per 100,000 signals.
+
+    `generator_ms`: how late the generator itself was, p99.
+    """
 
     latencies_ms: list[float]
+    cpu_seconds: float
     generator_ms: float
 
 
@@ -88,12 +92,18 @@ class Trial(NamedTuple):
     caught_up: CaughtUp
     rate: float
     paced: Paced
+    decision_bytes: int
     tally: Tally
 
 
 def measure(*, quick: bool) -> Findings:
-    """Rows of engine and bare loop; a fault for every trial in which a decision was lost, changed or doubled."""
+    """Rows of engine and bare loop; a fault for every trial in which a decision was lost, changed or doubled.
+
+    Raises `LoadFailed` when nothing can be measured, `BrokerUnavailable` without Apache Kafka.
+    """
     sizes = QUICK if quick else FULL
+    if not Path("/proc/self/stat").exists():
+        raise LoadFailed("CPU time of the subjects is read from /proc, which this system does not have; use Linux")
     with (
         KafkaBroker(jvm=MEASURED_JVM) as broker,
         tempfile.TemporaryDirectory() as directory,
@@ -156,7 +166,7 @@ def run_trial(subject: Subject, prefix: str, sizes: Sizes, bench: Bench, rate: f
         values += more + [each.value for each in reader.read(reader.count() - len(values) - len(more), monotonic() + 5)]
     asked = [f"waiting-{at}" for at in range(sizes.waiting)]
     asked += [f"paced-{at}" for at in range(int(rate * sizes.seconds))]
-    return Trial(caught_up, rate, paced, tally(asked, values))
+    return Trial(caught_up, rate, paced, workload.mean_size(values), tally(asked, values))
 
 
 async def _create_topics(bootstrap: str, prefix: str) -> None:
@@ -175,6 +185,8 @@ def _catch_up(name: str, reader: Reader, count: int, bench: Bench) -> tuple[Caug
     cpu = cpu_seconds(pid)
     ended = _wait_for(count, name, reader, bench)
     cpu = cpu_seconds(pid) - cpu
+    if ended == begun:
+        raise LoadFailed(f"{name} was done with {count} signals before its CPU time could be read; let more wait")
     answers = reader.read(ended, monotonic() + STALLED_SECONDS)
     sent_ms = sorted(each.sent_ms for each in answers)
     per_second = (len(sent_ms) - 1 - warm) / (sent_ms[-1] - sent_ms[warm]) * 1000
@@ -201,13 +213,17 @@ def _keep_pace(
     messages = workload.signals(count, CUSTOMERS, "paced")
     start = monotonic() + _LEAD_SECONDS
     late = bench.publisher.submit(publish_on_schedule, bench.bootstrap, f"{prefix}signals", messages, start, rate)
+    sleep(start - monotonic())
+    cpu = cpu_seconds(bench.children.pid(name))
     answers = reader.read(count, start + seconds + STALLED_SECONDS)
+    cpu = cpu_seconds(bench.children.pid(name)) - cpu
     warm = int(WARM_UP * count)
     taken = {at: each.seen - start - at / rate for each in answers if (at := _number(each.value)) >= warm}
     if not taken:
         raise LoadFailed(f"{name} answered no signal. It said: {bench.children.last_words(name)}")
-    latencies = sorted(1000 * each for each in taken.values())
-    return Paced(latencies, 1000 * percentile(sorted(late.result()[warm:]), 0.99)), [each.value for each in answers]
+    latencies_ms = sorted(1000 * each for each in taken.values())
+    generator_ms = 1000 * percentile(sorted(late.result()[warm:]), 0.99)
+    return Paced(latencies_ms, cpu / len(answers) * 100_000, generator_ms), [each.value for each in answers]
 
 
 def _number(decision: bytes) -> int:
@@ -240,22 +256,26 @@ def _faults(pairs: Sequence[tuple[Trial, Trial]]) -> Iterator[str]:
 
 
 def _rows(pairs: Sequence[tuple[Trial, Trial]], sizes: Sizes) -> Iterator[Row]:
+    engine, loop = pairs[0]
     shared = (
-        f"{CANDIDATES} candidates, {CUSTOMERS} customers, {PARTITIONS} partitions; Apache Kafka {kafka_version()}, "
-        f"one node, java {' '.join(MEASURED_JVM)}; {len(pairs)} turns"
+        f"{CANDIDATES} candidates, {CUSTOMERS} customers, {PARTITIONS} partitions; decisions of {engine.decision_bytes} "
+        f"bytes, of the bare loop, which keeps its state in memory only, {loop.decision_bytes}; Apache Kafka "
+        f"{kafka_version()}, one node, java {' '.join(MEASURED_JVM)}; {len(pairs)} turns, ratio: engine over bare loop"
     )
-    waiting = f"{shared}; on {cores()} cores: broker and subject, nothing else; {sizes.waiting} signals waiting"
+    waiting = f"{shared}; {sizes.waiting} signals waiting; on {cores()} cores: broker and subject, nothing else"
     yield from _compared("stream.throughput", "signals/s", pairs, lambda trial: trial.caught_up.per_second, waiting)
     cpu = f"{waiting}; CPU of the subject's process alone"
     yield from _compared("stream.cpu-per-100k", "CPU s", pairs, lambda trial: trial.caught_up.cpu_seconds, cpu)
     late = max(trial.paced.generator_ms for pair in pairs for trial in pair)
     paced = (
-        f"{shared}; on {cores()} cores: broker, subject, publisher and reader; {pairs[0][0].rate:.0f} signals/s for "
-        f"{sizes.seconds} s, from scheduled to read; the publisher itself was at most {late:.2f} ms late (p99)"
+        f"{shared}; {pairs[0][0].rate:.0f} signals/s for {sizes.seconds} s; on {cores()} cores: broker, subject, "
+        f"publisher and reader"
     )
+    cpu = f"{paced}; CPU of the subject's process alone"
+    yield from _compared("stream.cpu-per-100k-paced", "CPU s", pairs, lambda trial: trial.paced.cpu_seconds, cpu)
+    read = f"{paced}; from scheduled to read; the publisher itself was {late:.2f} ms late (p99, its worst trial)"
     for name, share in PERCENTILES.items():
-        read = _at(share)
-        yield from _compared(f"stream.latency-{name}", "ms", pairs, read, paced)
+        yield from _compared(f"stream.latency-{name}", "ms", pairs, _at(share), read)
     yield from _counted(pairs)
 
 
@@ -273,10 +293,11 @@ def _compared(
 
 
 def _counted(pairs: Sequence[tuple[Trial, Trial]]) -> Iterator[Row]:
+    """What the engine did to its signals in all trials together; a median would hide the one that went wrong."""
     tallies = [engine.tally for engine, _ in pairs]
-    detail = f"per trial of {tallies[0].signals} signals, each of which must have one decision, counted by id"
+    detail = f"of {sum(each.signals for each in tallies)} signals, each of which must have one decision, counted by id"
     for name in ("lost", "changed", "conflicting", "unasked"):
-        yield row(
-            f"stream.{name}", [getattr(each, name) for each in tallies], "decisions", target="== 0", detail=detail
-        )
-    yield row("stream.repeated", [each.repeated for each in tallies], "decisions", detail="same id, same content")
+        total = sum(getattr(each, name) for each in tallies)
+        yield row(f"stream.{name}", [total], "decisions", target="== 0", detail=detail)
+    repeated = sum(each.repeated for each in tallies)
+    yield row("stream.repeated", [repeated], "decisions", detail=f"{detail}; came again with the same id and content")

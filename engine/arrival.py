@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from engine.identity import Claim, identifiers_of
+from engine.identity import Claim, Identifier, identifiers_of
 from engine.murmur import partition_of
 from engine.outcomes import Outcome, decode_outcome
 from engine.profile import Profile, decode_profile, encode_profile
@@ -55,7 +56,8 @@ class Arrival(msgspec.Struct, frozen=True):
     """A message of a customer. `key`: by which it is known so far; `first`: by which it set out.
 
     `source`, `offset`: the topic and partition (`signals:3`) and the offset where upstream put it. `body`: of a
-    merge, the profile that became part of the customer. `hops`: how often it was sent on.
+    merge, the profile that became part of the customer. `named`: the identifiers of a signal, strongest first.
+    `hops`: how often it was sent on.
     """
 
     kind: str
@@ -64,6 +66,7 @@ class Arrival(msgspec.Struct, frozen=True):
     source: str
     offset: int
     first: str
+    named: Sequence[Identifier] = ()
     hops: int = 0
 
 
@@ -76,8 +79,12 @@ def arrive(record: Record, repertoire: Repertoire) -> Arrival | Reject:
     body = _decode(kind, record, f"{source}:{record.offset}", repertoire)
     if isinstance(body, Reject):
         return body
-    key = _key_of(body, repertoire)
-    return key if isinstance(key, Reject) else Arrival(kind, key, body, source, record.offset, key)
+    if isinstance(body, Outcome):
+        return Arrival(kind, body.customer_id, body, source, record.offset, body.customer_id)
+    named = _named(body, repertoire)
+    if not named:
+        return Reject("blocked-identifier", "Every identifier of the signal is on the list of blocked values.")
+    return Arrival(kind, named[0].key, body, source, record.offset, named[0].key, named)
 
 
 def _forwarded(record: Record, source: str, repertoire: Repertoire) -> Arrival | Reject:
@@ -100,7 +107,13 @@ def _forwarded(record: Record, source: str, repertoire: Repertoire) -> Arrival |
     if _HOPS.fullmatch(hops) is None or int(hops) > MAX_HOPS:
         return Reject("malformed", f"A record of customers was sent on {hops[:5]} times; at most {MAX_HOPS} may be.")
     body = _decode(kind, record, origin, repertoire)
-    return body if isinstance(body, Reject) else Arrival(kind, key, body, came[1], int(came[2]), first, int(hops))
+    if isinstance(body, Reject):
+        return body
+    return Arrival(kind, key, body, came[1], int(came[2]), first, _named(body, repertoire), int(hops))
+
+
+def _named(body: Body, repertoire: Repertoire) -> Sequence[Identifier]:
+    return identifiers_of(body, repertoire.identity) if isinstance(body, Signal) else ()
 
 
 def _decode(kind: str, record: Record, origin: str, repertoire: Repertoire) -> Body | Reject:
@@ -119,14 +132,17 @@ _merge_decoder = msgspec.msgpack.Decoder(tuple[int, bytes])
 
 
 def _decode_merge(value: bytes) -> Profile | Reject:
-    """A profile is believed as a whole or not at all: its checksum says that an engine wrote it."""
+    """A profile is believed as a whole or not at all: its checksum says that an engine wrote it.
+
+    Raises ValueError for one of a schema version this engine cannot read: it must not get lost.
+    """
     try:
         checksum, profile = _merge_decoder.decode(value)
-        if zlib.crc32(profile) != checksum:
-            return Reject("malformed", "A merge does not have the checksum of its profile.")
-        return decode_profile(profile)
-    except (ValueError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         return Reject("malformed", f"A merge cannot be read: {error}.")
+    if zlib.crc32(profile) != checksum:
+        return Reject("malformed", "A merge does not have the checksum of its profile.")
+    return decode_profile(profile)
 
 
 def _decode_message(decoder: msgspec.json.Decoder[_Message], value: bytes | None) -> _Message | Reject:
@@ -134,16 +150,6 @@ def _decode_message(decoder: msgspec.json.Decoder[_Message], value: bytes | None
     if not isinstance(message, Reject) and not 0 < len(message.identifier) <= MAX_KEY:
         return Reject("malformed", f"identifier has {len(message.identifier)} characters; expected 1 to {MAX_KEY}.")
     return message
-
-
-def _key_of(body: Body, repertoire: Repertoire) -> str | Reject:
-    if isinstance(body, Outcome):
-        return body.customer_id
-    if isinstance(body, Signal):
-        identifiers = identifiers_of(body, repertoire.identity)
-        if identifiers:
-            return identifiers[0].key
-    return Reject("blocked-identifier", "Every identifier of the signal is on the list of blocked values.")
 
 
 def decode_claim(record: Record, partitions: int) -> Claim | Reject:

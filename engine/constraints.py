@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine import budgets, consent
+from engine import budgets, consent, history
 from engine.budgets import Budgets, Share
 from engine.calendar import calendar_start_ms, format_day, format_duration, format_rfc3339, quiet_until_ms
 from engine.candidates import Rejection, is_sent, named, tags_of
@@ -212,11 +212,10 @@ def _limits(_: Candidate, rules: CoveringRules, around: Surroundings) -> str | N
 
 def _reached(limit: ContactLimit, around: Surroundings) -> str | None:
     since_ms = _since_ms(limit.window, around)
-    contacts, bound = around.profile.contacts, around.repertoire.profile.limits.contacts
-    if len(contacts) >= bound and contacts[0].at_ms >= since_ms:
-        since = format_day(contacts[0].at_ms, around.zones[0])
-        return f"the contact history is full: {len(contacts)} since {since}, too short to count on ({limit.id})"
-    held = count_contacts(limit.scope, since_ms, contacts, around.repertoire)
+    if not history.is_complete(around.profile, since_ms):
+        since = format_day(since_ms, around.zones[0])
+        return f"contacts since {since} had no room in the history and cannot be counted ({limit.id})"
+    held = count_contacts(limit.scope, since_ms, around.profile.contacts, around.repertoire)
     if held < limit.limit:
         return None
     what = " or ".join(sorted(limit.scope.channels)) or "any"

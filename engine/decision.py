@@ -126,12 +126,14 @@ def is_mandatory(scored: Scored) -> bool:
 
 
 def pick(chances: Sequence[float], position: float) -> int:
-    """The index whose share of [0, 1) holds a position."""
+    """The index whose share of [0, 1) holds a position; where rounding leaves a rest, it is the last one's."""
+    last = 0
     for index, chance in enumerate(chances):
-        position -= chance
-        if position < 0:
-            return index
-    return 0
+        if chance > 0:
+            last, position = index, position - chance
+            if position < 0:
+                break
+    return last
 
 
 # --- What goes out ---

@@ -2,13 +2,14 @@
 
 Kept short without loosening a rule: entries older than every window go, and of the contacts of one action on one
 channel only the newest `depth` stay, which is at least every limit and threshold, besides the newest offers that
-still may be answered. When it is full all the same, the engine offers nothing that caps would have to count.
+still may be answered. What has no room all the same is dropped, and as long as a cap would have to count it, the
+engine offers nothing that this cap holds for.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from engine.calendar import DAY_MS
@@ -63,6 +64,9 @@ def bound(profile: Profile, retention: Retention, limit: int) -> None:
     for what, entries in (("contacts", profile.contacts), ("answers", profile.answers)):
         excess = len(entries) - limit
         if excess > 0:
+            if what == "contacts":
+                lost_ms = entries[excess - 1].at_ms
+                profile.lost_ms = lost_ms if profile.lost_ms is None else max(lost_ms, profile.lost_ms)
             del entries[:excess]
             profile.drop(what, excess)
 
@@ -84,14 +88,14 @@ def _newest_contacts(profile: Profile, depth: int) -> list[Contact]:
     """The contacts without those that have `depth` newer ones of their kind, unless they are among the newest open."""
     contacts = profile.contacts
     waiting = [each for each in contacts if each.answer is None and each.answerable_until_ms >= profile.now_ms]
-    newest = _newest(contacts, depth, lambda each: each.counts)
+    newest = _newest(contacts, depth, lambda each: (each.counts, each.outbound))
     kept = {id(each) for each in (*newest, *waiting[-OPEN_CONTACTS:])}
     return contacts if len(kept) == len(contacts) else [each for each in contacts if id(each) in kept]
 
 
-def _newest(entries: list[_Entry], depth: int, kind_of: Callable[[_Entry], str | bool]) -> list[_Entry]:
+def _newest(entries: list[_Entry], depth: int, kind_of: Callable[[_Entry], Hashable]) -> list[_Entry]:
     """The entries without those of which `depth` newer ones of the same action, channel and kind exist."""
-    counts: Counter[tuple[str, str, str | bool]] = Counter()
+    counts: Counter[tuple[str, str, Hashable]] = Counter()
     kept: list[_Entry] = []
     for entry in reversed(entries):
         kind = (entry.action, entry.channel, kind_of(entry))
@@ -102,9 +106,9 @@ def _newest(entries: list[_Entry], depth: int, kind_of: Callable[[_Entry], str |
     return kept
 
 
-def is_full(profile: Profile, limit: int) -> bool:
-    """Whether the history has reached its bound, so that counting on it is no longer safe."""
-    return len(profile.contacts) >= limit
+def is_complete(profile: Profile, since_ms: int) -> bool:
+    """Whether no contact since a moment was dropped for want of room, so that counting them is safe."""
+    return profile.lost_ms is None or profile.lost_ms < since_ms
 
 
 def find(profile: Profile, decision_id: str) -> Contact | None:

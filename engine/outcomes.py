@@ -64,11 +64,12 @@ def _checked(wire: _Wire, record: Record, origin: str) -> Outcome | Reject:
     ids = (("decisionId", wire.decision_id), ("customerId", wire.customer_id), ("outcomeId", wire.outcome_id))
     for name, text in ids:
         if text is not None and not 0 < len(text) <= MAX_ID:
-            return Reject("too-long", f"{name} has {len(text)} characters; expected 1 to {MAX_ID}.")
+            code = "too-long" if text else "missing-field"
+            return Reject(code, f"{name} has {len(text)} characters; expected 1 to {MAX_ID}.")
     try:
         at_ms = record.timestamp_ms if wire.timestamp is None else parse_rfc3339_ms(wire.timestamp)
     except ValueError as error:
-        return Reject("bad-timestamp", f"timestamp: {error}")
+        return Reject("bad-timestamp", f"timestamp: {error}.")
     outcome_id = wire.outcome_id or origin
     return Outcome(outcome_id, wire.decision_id, wire.customer_id, wire.type, at_ms, wire.value)
 

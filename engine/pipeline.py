@@ -47,7 +47,7 @@ def handle(record: Record, state: State, repertoire: Repertoire, scorer: Scorer,
     _lap(lap, "identify")
     if elsewhere is not None:
         effects.outputs.append(forward(record, arrival, elsewhere))
-        effects.count(f"{arrival.kind}s", _type_of(arrival), "forwarded")
+        _count(effects, arrival, "forwarded")
         return effects
     _apply(_Turn(record, arrival, state, repertoire, scorer, effects, lap))
     return effects
@@ -85,6 +85,10 @@ def _settle_claim(record: Record, state: State, repertoire: Repertoire, effects:
 # --- One customer's turn ---
 
 
+_BEGINNINGS = frozenset({"signal", "merge", "adopt"})
+"""What a profile may begin with; anything else about somebody unknown is not remembered."""
+
+
 class _Turn(msgspec.Struct):
     """All that a message's turn with its customer works with."""
 
@@ -100,23 +104,27 @@ class _Turn(msgspec.Struct):
 def _apply(turn: _Turn) -> None:
     """Apply a message to its customer's profile, exactly once, and keep what it caused until it is committed."""
     arrival, record, effects, repertoire = turn.arrival, turn.record, turn.effects, turn.repertoire
-    profile = turn.state.profiles.get(arrival.key)
-    if profile is None:
-        profile = Profile(customer_id=arrival.key)
-    elif delivery.is_repeated(profile, arrival, record):
+    known = turn.state.profiles.get(arrival.key)
+    profile = Profile(customer_id=arrival.key) if known is None else known
+    if delivery.is_repeated(profile, arrival, record):
         effects.outputs += delivery.sent_for(profile, record)
-        effects.count(f"{arrival.kind}s", _type_of(arrival), "redelivered")
+        _count(effects, arrival, "redelivered")
         return
     delivery.note(profile, arrival)
     delivery.forget_sent(profile, turn.state.committed)
     history.forget(profile, repertoire.retention)
+    due_ms = triggers.next_due_ms(profile)
     _fire_timers(profile, turn)
     profile.now_ms = max(profile.now_ms, record.timestamp_ms)
     result = _dispatch(profile, turn)
-    effects.count(f"{arrival.kind}s", _type_of(arrival), result)
+    _count(effects, arrival, result)
     enforce_bounds(profile, repertoire.profile.limits)
     delivery.keep(profile, effects.outputs, record)
-    turn.state.profiles[profile.customer_id] = profile
+    next_ms = triggers.next_due_ms(profile)
+    if next_ms is not None and (next_ms != due_ms or arrival.kind == "tick"):
+        effects.timers.append((profile.customer_id, next_ms))
+    if known is not None or arrival.kind in _BEGINNINGS:
+        turn.state.profiles[profile.customer_id] = profile
 
 
 def _dispatch(profile: Profile, turn: _Turn) -> str:
@@ -150,8 +158,7 @@ def _on_signal(profile: Profile, signal: Signal, turn: _Turn) -> str:
         _answer(profile, signal, request, context, turn)
     for trigger in triggers.due_triggers(signal, changes, context, repertoire):
         if trigger.after_ms:
-            timer = triggers.arm(profile, trigger, signal)
-            turn.effects.timers.append((profile.customer_id, timer.at_ms))
+            triggers.arm(profile, trigger, signal)
         else:
             _pull(profile, trigger.id, signal, signal.message_id, context, turn)
     return "applied"
@@ -161,7 +168,7 @@ def _claim_identifiers(profile: Profile, signal: Signal, turn: _Turn) -> None:
     """Claim what else the signal says about who this is."""
     rules = turn.repertoire.identity
     identity.rename(profile, signal, rules)
-    for each in identity.identifiers_of(signal, rules):
+    for each in turn.arrival.named:
         _claim(profile, each, signal.time_ms, turn)
     for each in identity.previous_identifiers(signal, rules):
         _claim(profile, each, signal.time_ms, turn, explicit=True, again=True)
@@ -194,7 +201,6 @@ def _on_merge(profile: Profile, other: Profile, turn: _Turn) -> str:
         return "duplicate"
     delivery.take_over_watermarks(profile, other)
     history.bound(profile, turn.repertoire.retention, turn.repertoire.profile.limits.contacts)
-    turn.effects.timers += [(profile.customer_id, each.at_ms) for each in profile.timers]
     return "applied"
 
 
@@ -209,7 +215,7 @@ def _on_notice(profile: Profile, body: Notice, turn: _Turn) -> str:
 
 def _fire_timers(profile: Profile, turn: _Turn) -> None:
     """Let what fell due before this message happen first, at its own time."""
-    for timer in triggers.take_due(profile, turn.record.timestamp_ms):
+    for timer in triggers.take_due(profile, max(profile.now_ms, turn.record.timestamp_ms)):
         profile.now_ms = max(profile.now_ms, timer.at_ms)
         context = context_of(profile, timer.signal, turn.repertoire)
         _pull(profile, timer.trigger, timer.signal, f"timer:{timer.signal.message_id}", context, turn)
@@ -279,10 +285,15 @@ def _reject(record: Record, reject: Reject, repertoire: Repertoire, effects: Eff
     effects.count("rejects", topic, reject.code)
 
 
-def _type_of(arrival: Arrival) -> str:
-    """The bounded label of a message: a signal's or an outcome's own type."""
+def _count(effects: Effects, arrival: Arrival, result: str) -> None:
+    """Count what became of a message: signals and outcomes by their own type, the engine's own by their kind."""
     body = arrival.body
-    return body.type if isinstance(body, (Signal, Outcome)) else arrival.kind
+    if isinstance(body, Signal):
+        effects.count("signals", body.type, result)
+    elif isinstance(body, Outcome):
+        effects.count("outcomes", body.type, result)
+    else:
+        effects.count("messages", arrival.kind, result)
 
 
 def _lap(lap: Lap | None, stage: str) -> None:

@@ -16,6 +16,8 @@ from engine.repertoire import Limits, ProfileRules
 from engine.signal import MAX_NAME, Signal
 
 SCHEMA = 1
+_MAX_SUM = 2**63
+"""Sums of traits beyond what 64 bits hold are not formed."""
 
 _Dated = TypeVar("_Dated", "Contact", "Answer")
 
@@ -95,7 +97,8 @@ class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     `created_ms`, `seen_ms`: event time of the earliest and the latest signal. `now_ms`: the customer's clock, the
     latest broker timestamp seen. `alias`: event time and key of the user id an `alias` introduced last.
     `recent`: hashes of the last message ids. `watermarks`, `outbox`: see `engine.delivery`. `merged`: customers
-    that became part of this one. `dropped`: what hit a bound → how often.
+    that became part of this one. `lost_ms`: up to when contacts may be missing for want of room. `dropped`: what hit
+    a bound → how often.
     """
 
     customer_id: str
@@ -111,6 +114,7 @@ class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     segments: dict[str, int] = {}
     consent: list[Ledger] = []
     contacts: list[Contact] = []
+    lost_ms: int | None = None
     answers: list[Answer] = []
     timers: list[Timer] = []
     recent: list[int] = []
@@ -271,8 +275,9 @@ def merge(profile: Profile, other: Profile, rules: ProfileRules) -> bool:
             merged = theirs if ours is None else aggregates.merge(definition, ours, theirs)
             profile.aggregates[definition.name] = merged
     _merge_identifiers(profile, other)
-    profile.contacts = _united(profile.contacts, other.contacts)
-    profile.answers = _united(profile.answers, other.answers)
+    profile.contacts = _in_order([*profile.contacts, *other.contacts])
+    profile.lost_ms = _later(profile.lost_ms, other.lost_ms)
+    profile.answers = _in_order([*profile.answers, *other.answers])
     profile.timers = _latest_armed([*profile.timers, *other.timers])
     profile.recent = [*dict.fromkeys([*other.recent, *profile.recent])][-2 * rules.limits.recent_messages :]
     profile.merged = [*dict.fromkeys([*other.merged, *profile.merged, other.customer_id])]
@@ -295,47 +300,51 @@ def _latest_armed(timers: list[Timer]) -> list[Timer]:
     return [*{each.trigger: each for each in timers}.values()]
 
 
-def _united(ours: list[_Dated], theirs: list[_Dated]) -> list[_Dated]:
-    """Both histories in order of time."""
-    return sorted([*ours, *theirs], key=lambda each: (each.at_ms, msgspec.json.encode(each)))
+def _in_order(history: list[_Dated]) -> list[_Dated]:
+    return sorted(history, key=lambda each: (each.at_ms, msgspec.json.encode(each)))
 
 
 def _merge_traits(profile: Profile, other: Profile, rules: ProfileRules) -> None:
-    for name, theirs in other.traits.items():
-        at_ms = other.trait_times.get(name, 0)
-        if name not in profile.traits:
-            profile.traits[name], profile.trait_times[name] = theirs, at_ms
-            continue
-        ours, ours_ms = profile.traits[name], profile.trait_times.get(name, 0)
-        take = _TRAIT_MERGES[rules.merge.get(name, "most-recent")](ours, ours_ms, theirs, at_ms)
-        profile.traits[name] = take
-        profile.trait_times[name] = max(ours_ms, at_ms)
+    for name, value in other.traits.items():
+        taken = theirs = (other.trait_times.get(name, 0), value)
+        if name in profile.traits:
+            ours = (profile.trait_times.get(name, 0), profile.traits[name])
+            taken = _TRAIT_MERGES[rules.merge.get(name, "most-recent")](ours, theirs)
+            if _is_longer(taken[1], rules.limits.trait_bytes):
+                taken = _most_recent(ours, theirs)
+                profile.drop("trait_bytes")
+        profile.trait_times[name], profile.traits[name] = taken
 
 
-def _most_recent(ours: Any, ours_ms: int, theirs: Any, theirs_ms: int) -> Any:
-    return theirs if _wins(theirs_ms, theirs, ours_ms, ours) else ours
+_Trait = tuple[int, Any]
+"""Event time and value."""
 
 
-def _oldest(ours: Any, ours_ms: int, theirs: Any, theirs_ms: int) -> Any:
-    return theirs if theirs_ms < ours_ms or (theirs_ms == ours_ms and _wins(0, theirs, 0, ours)) else ours
+def _most_recent(ours: _Trait, theirs: _Trait) -> _Trait:
+    return theirs if _wins(*theirs, *ours) else ours
 
 
-def _adding(ours: Any, ours_ms: int, theirs: Any, theirs_ms: int) -> Any:
-    if isinstance(ours, list) and isinstance(theirs, list):
-        return [*ours, *(each for each in theirs if each not in ours)]
-    if _is_number(ours) and _is_number(theirs):
-        return ours + theirs
-    return _most_recent(ours, ours_ms, theirs, theirs_ms)
+def _oldest(ours: _Trait, theirs: _Trait) -> _Trait:
+    return _most_recent(ours, theirs) if ours[0] == theirs[0] else min(ours, theirs, key=lambda each: each[0])
 
 
-def _non_empty(ours: Any, ours_ms: int, theirs: Any, theirs_ms: int) -> Any:
-    empty: tuple[Any, ...] = (None, "", [], {})
-    if ours in empty or theirs in empty:
-        return theirs if ours in empty else ours
-    return _most_recent(ours, ours_ms, theirs, theirs_ms)
+def _adding(ours: _Trait, theirs: _Trait) -> _Trait:
+    """Lists united, numbers summed as far as they can be stored; other values are not added."""
+    one, other, at_ms = ours[1], theirs[1], max(ours[0], theirs[0])
+    if isinstance(one, list) and isinstance(other, list):
+        return at_ms, [*one, *(each for each in other if each not in one)]
+    if _is_number(one) and _is_number(other) and -_MAX_SUM < one + other < _MAX_SUM:
+        return at_ms, one + other
+    return _most_recent(ours, theirs)
 
 
-def _keep(ours: Any, ours_ms: int, theirs: Any, theirs_ms: int) -> Any:  # noqa: ARG001 - one signature for all strategies
+def _non_empty(ours: _Trait, theirs: _Trait) -> _Trait:
+    if _is_empty(ours[1]) is _is_empty(theirs[1]):
+        return _most_recent(ours, theirs)
+    return theirs if _is_empty(ours[1]) else ours
+
+
+def _keep(ours: _Trait, theirs: _Trait) -> _Trait:  # noqa: ARG001 - one signature for all strategies
     return ours
 
 
@@ -343,7 +352,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-_TRAIT_MERGES: Mapping[str, Callable[[Any, int, Any, int], Any]] = {
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {})
+
+
+_TRAIT_MERGES: Mapping[str, Callable[[_Trait, _Trait], _Trait]] = {
     "most-recent": _most_recent,
     "oldest": _oldest,
     "adding": _adding,

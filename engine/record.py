@@ -40,7 +40,7 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 class Effects(msgspec.Struct):
     """What handling one record asks of the shell, besides the state it changed.
 
-    `outputs`: in the order to be written. `timers`: (customer id, due in epoch milliseconds) to be woken.
+    `outputs`: in the order to be written. `timers`: (customer id, epoch milliseconds) when it is to be woken next.
     `counts`: (metric name, label values …) → how often, for the counters of the contract's metrics.
     """
 

@@ -35,11 +35,16 @@ class IdentifierKind(msgspec.Struct, frozen=True, kw_only=True):
     window_ms: int | None = None
 
 
-class IdentityRules(msgspec.Struct, frozen=True, kw_only=True):
+class IdentityRules(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """`kinds`: in order of priority, first is strongest; kinds not listed follow in alphabetical order."""
 
     kinds: tuple[IdentifierKind, ...]
     blocked: tuple[re.Pattern[str], ...]
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Kind → its place in the order of priority, 0 is strongest."""
+        return {each.kind: place for place, each in enumerate(self.kinds)}
 
 
 # --- What is known about the customer ---

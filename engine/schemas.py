@@ -28,7 +28,7 @@ def _signal() -> dict[str, Any]:
     external = {
         "type": "object",
         "properties": {
-            "type": {"type": "string", "minLength": 1, "maxLength": signal.MAX_NAME},
+            "type": {"type": "string", "minLength": 1, "maxLength": signal.MAX_KIND},
             "id": {"type": "string", "minLength": 1, "maxLength": signal.MAX_IDENTIFIER},
         },
         "required": ["type", "id"],

@@ -184,7 +184,7 @@ def _event_time_ms(timestamp: str | None, broker_ms: int, max_future_ms: int) ->
     try:
         time_ms = parse_rfc3339_ms(timestamp)
     except ValueError as error:
-        return Reject("bad-timestamp", f"timestamp: {error}")
+        return Reject("bad-timestamp", f"timestamp: {error}.")
     if time_ms > broker_ms + max_future_ms:
         ahead = (time_ms - broker_ms) // 1000
         return Reject(

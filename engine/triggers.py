@@ -82,8 +82,15 @@ def _is_off(trigger: Trigger | None, context: Context) -> bool:
     return trigger is None or (trigger.unless is not None and trigger.unless.test(context))
 
 
+def next_due_ms(profile: Profile) -> int | None:
+    """When the customer has to be woken; None when nothing waits."""
+    return min(each.at_ms for each in profile.timers) if profile.timers else None
+
+
 def take_due(profile: Profile, now_ms: int) -> list[Timer]:
     """Remove and return the timers that are due, earliest first."""
+    if not profile.timers:
+        return []
     due = sorted((each for each in profile.timers if each.at_ms <= now_ms), key=lambda each: (each.at_ms, each.trigger))
     if due:
         profile.timers = [each for each in profile.timers if each.at_ms > now_ms]

@@ -8,9 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from engine import candidates
+from engine.budgets import Share
 from engine.calendar import Zones
+from engine.context import Request, context_of, with_request
 from engine.expression import Predicates, compile_expression
+from engine.funnel import REQUEST, Ask, Funnel
 from engine.history import retention_of
+from engine.profile import Profile
 from engine.record import Output
 from engine.repertoire import (
     Action,
@@ -31,6 +36,7 @@ from engine.repertoire import (
     Trigger,
 )
 from engine.replay import Replay
+from engine.signal import Signal
 from engine.template import compile_template
 from models.baseline import PriorScorer
 
@@ -153,6 +159,35 @@ def a_replay(repertoire: Repertoire) -> Replay:
     return Replay(repertoire, PriorScorer(repertoire))
 
 
+def a_profile(**fields: Any) -> Profile:
+    """Customer u1 at START_MS, of whom nothing else is known."""
+    return Profile(**{"customer_id": "u1", "now_ms": START_MS, **fields})
+
+
+def a_funnel(repertoire: Repertoire, profile: Profile | None = None, *, trigger: str = "go", **changes: Any) -> Funnel:
+    """One run of the funnel for a trigger, or for the slot of a request when `placement` is given.
+
+    Other keyword arguments replace fields of the question, or of the funnel.
+    """
+    profile = a_profile() if profile is None else profile
+    signal = Signal("m1", "track", profile.now_ms, event="Go", properties=changes.pop("properties", {}))
+    context = context_of(profile, signal, repertoire)
+    settings: dict[str, Any] = {"budgets": {}, "share": Share(0, 1), "scorer": PriorScorer(repertoire)}
+    settings |= {name: changes.pop(name) for name in tuple(changes) if name in settings}
+    request, placement = changes.get("request"), changes.get("placement")
+    if request is None and placement is None:
+        asked = next(each for each in repertoire.triggers if each.id == trigger)
+        pool = candidates.for_trigger(repertoire, asked)
+        asks: dict[str, Any] = {"trigger": trigger, "pool": pool, "limit": asked.limit, "fallback": asked.fallback}
+    else:
+        request = Request("r1", (), None, None) if request is None else request
+        pool, limit, fallback = candidates.for_request(repertoire, request, placement)
+        context = with_request(context, request, placement)
+        asks = {"trigger": REQUEST, "pool": pool, "limit": limit, "fallback": fallback, "request": request}
+    ask = Ask(**{"cause": "m1", "signal": signal, **asks, **changes})
+    return Funnel(ask=ask, profile=profile, context=context, repertoire=repertoire, **settings)
+
+
 def decisions_of(outputs: Iterable[Output]) -> list[dict[str, Any]]:
     """The decoded values of `decisions`."""
     return [json.loads(each.value) for each in outputs if each.topic == "decisions"]
@@ -165,6 +200,8 @@ __all__ = [
     "Builder",
     "Experiment",
     "Holdout",
+    "a_funnel",
+    "a_profile",
     "a_replay",
     "a_rule",
     "a_signal",

@@ -3,60 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
 
-from agents import topics
 from agents.journal import KIND_HEADER, OWNER_KEY, Ousted
-from agents.metrics import Metrics
 from agents.offsets import TopicPartition
-from agents.ownership import Ownership, copartitioned
-from agents.partitions import Batch, Routes
-from agents.settings import Settings
+from agents.ownership import copartitioned
+from agents.partitions import Batch
 from engine.murmur import partition_of
-from tests.agents.counting import counting_engine
+from tests.agents.desk import ASSIGNED, CUSTOMERS, PROFILES, ROLES, SIGNALS, Desk
 from tests.agents.kafka_in_memory import Kafka, Stored
-
-ROLES = {"batuta.signals": "signals", "batuta.customers": "customers"}
-SIGNALS, CUSTOMERS = (TopicPartition(topic, 0) for topic in ROLES)
-PROFILES = TopicPartition("batuta.profiles", 0)
-ASSIGNED = [SIGNALS, CUSTOMERS]
-
-
-class Desk:
-    """An `Ownership` on a Kafka in memory; `failures` gathers what would have ended the process."""
-
-    def __init__(self, kafka: Kafka, **given: Any) -> None:
-        self.kafka = kafka
-        self.failures: list[str] = []
-        quick = {"partitions": 1, "drain_seconds": 0.2, "commit_interval_seconds": 0.01, "stall_seconds": 0.3}
-        settings = Settings(**{**quick, **given})
-        routes = Routes("batuta.", settings.partitions, topics.BY_CUSTOMER)
-        self.ownership = Ownership(settings, counting_engine(), routes, Metrics(), self._fail)
-
-    def _fail(self, what: str, error: BaseException) -> None:
-        self.failures.append(f"{what}: {error}")
-
-    async def serve(self) -> None:
-        """Go through a whole assignment."""
-        assert await self.ownership.take_over(ASSIGNED, ROLES)
-        assert self.ownership.open(self.ownership.incarnation)
-
-    async def signals(self, values: Iterable[bytes], key: bytes = b"ana") -> None:
-        """Have a batch of signals processed."""
-        log = self.kafka.logs[SIGNALS]
-        records = [self.kafka.store(SIGNALS, Stored(-1, 1, key, value, ())) for value in values]
-        assert records[-1].offset == len(log) - 1
-        self.ownership.deliver()
-        await self.ownership.process(Batch("signals", SIGNALS, records, self.ownership.incarnation))
-
-    def count(self, key: str = "ana") -> int:
-        """What the state says was counted."""
-        partition = self.ownership.partition(0)
-        assert partition is not None
-        return partition.tables["profiles"][key].count
 
 
 @pytest.fixture
@@ -159,7 +115,8 @@ async def test_revoked_while_restoring():
     assert desk.ownership.open(desk.ownership.incarnation) is False
     assert (desk.ownership.serving, desk.failures) == (False, [])
     await desk.ownership.stop()
-    assert await desk.ownership.take_over(ASSIGNED, ROLES) is False, "a worker that stops takes nothing over"
+    late = asyncio.wait_for(desk.ownership.take_over(ASSIGNED, ROLES), 1)
+    assert await late is False, "a worker that stops takes nothing over"
 
 
 async def test_failure_to_restore_is_raised():
@@ -209,6 +166,7 @@ async def test_refused_commit_is_not_taken_for_one(desk):
     """When the group has rebalanced, a commit is not counted, and the engine keeps what it would send again."""
     desk.kafka.commits_accepted = False
     await desk.signals([b"a"])
+    await until(lambda: not desk.ownership._offsets.pending())
     await desk.ownership.commit()
     partition = desk.ownership.partition(0)
     assert partition is not None

@@ -56,6 +56,7 @@ def test_a_percentile_is_the_least_value_that_covers_its_share(values, share):
 
 
 def a_report() -> Report:
+    """Three rows, one of them short of its target."""
     rows = (
         row("stream.lost", [0, 3, 1], "decisions", target="== 0", detail="counted by id"),
         row("core.signal", [12.345], "µs", detail="one core"),

@@ -18,8 +18,8 @@ def test_a_trial_of_the_bare_loop_is_complete(broker, unique_prefix):
         pytest.skip("the embedded broker refuses idempotent producers")
     with closing(Children()) as children, ProcessPoolExecutor(1, get_context("spawn")) as publisher:
         bench = Bench(broker.bootstrap, children, publisher)
-        trial = run_trial(bare_loop(broker.bootstrap), unique_prefix, Sizes(1, 1_000, 1), bench, rate=100)
-    assert trial.tally.signals == 1_100
+        trial = run_trial(bare_loop(broker.bootstrap), unique_prefix, Sizes(1, 4_000, 1), bench, rate=100)
+    assert trial.tally.signals == 4_100
     assert trial.tally.faults is None
     assert trial.tally.repeated == 0
     assert trial.caught_up.per_second > 0

@@ -1,0 +1,156 @@
+"""The final choice, its probability and id, and what goes out."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import jsonschema
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from engine.arbitration import Scored
+from engine.decision import best_treatments, contenders_of, decision_id, draw, outputs_of, pick, probabilities
+from engine.funnel import decide
+from engine.repertoire import Holdout
+from engine.schemas import message_schema
+from tests.repertoires import Builder, a_funnel
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(["", "\0", "a\0b", "0", "1", '"', ","])
+CAUSES = st.tuples(TEXTS, TEXTS, TEXTS, st.none() | TEXTS, st.integers(1, 20))
+
+
+# --- Ids and draws ---
+
+
+@given(CAUSES, CAUSES)
+def test_an_id_is_a_pure_function_of_its_cause(one, other):
+    """Equal causes give equal ids; a difference in cause, customer, trigger, placement or rank another id."""
+    assert (decision_id(*one) == decision_id(*other)) == (one == other)
+    assert len(decision_id(*one)) == 32
+
+
+def test_no_separator_in_a_name_makes_two_causes_one():
+    """A slot without a name is not no slot, and names cannot be shifted into each other."""
+    ids = {decision_id("c", "u", "t", placement, 1) for placement in (None, "", "null", "1")}
+    ids |= {
+        decision_id("c\0u", "", "t", None, 1),
+        decision_id("c", "u\0", "t", None, 1),
+        decision_id("c\0", "u", "t", None, 1),
+    }
+    assert len(ids) == 7
+
+
+def test_ids_do_not_change_between_versions():
+    """A golden value: a changed id would make every consumer see old decisions again after an upgrade."""
+    assert decision_id("m1", "u1", "go", None, 1) == "c1b5c2c58a680fdb3f326ab5c8203a80"
+
+
+def test_a_draw_is_uniform_and_its_own_for_every_decision_and_seed():
+    """Over 4,000 draws each tenth of [0, 1) gets its share, within five standard errors."""
+    drawn = [draw(f"d{n}", seed) for n, seed in product(range(2_000), range(2))]
+    assert len(set(drawn)) == len(drawn)
+    for tenth in range(10):
+        assert abs(sum(tenth <= each * 10 < tenth + 1 for each in drawn) - 400) < 5 * 19
+
+
+# --- Probabilities ---
+
+
+def _ranked(count: int, **changes) -> list[Scored]:
+    b = Builder()
+    for n in range(count):
+        b.action(f"a{n:02}", **changes)
+    return [Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates]
+
+
+@given(st.integers(1, 12), st.floats(0, 1))
+def test_probabilities_are_epsilon_greedy_and_sum_to_one(count, epsilon):
+    """Each contender has its part of epsilon, the best one the rest; one alone is certain, to the last bit."""
+    chances = probabilities(_ranked(count), epsilon)
+    assert sum(chances) == pytest.approx(1)
+    assert chances[1:] == [epsilon / count] * (count - 1)
+    assert all(0 <= each <= 1 for each in chances)
+    if count == 1:
+        assert chances == [1.0]
+    assert probabilities([], epsilon) == []
+
+
+def test_a_mandatory_action_is_never_left_to_chance():
+    """Exploration does not pass it over."""
+    assert probabilities(_ranked(3, action_class="mandatory"), 0.9) == [1.0, 0.0, 0.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0, 1, exclude_max=True))
+def test_a_pick_has_its_share_of_the_line(weights, position):
+    """The index in whose stretch the position lies; nothing without a share is picked."""
+    assume(sum(weights) > 1e-6)
+    chances = [each / sum(weights) for each in weights]
+    at = pick(chances, position)
+    assert chances[at] > 0
+    before = sum(chances[:at])
+    assert before - 1e-9 <= position <= before + chances[at] + 1e-9
+
+
+def test_rounding_never_picks_what_cannot_be_chosen():
+    """At the very end of the line, where the shares fall short of 1, the last one that has a share is taken."""
+    assert pick([0.0] + [0.3] * 3 + [0.0], 0.999999) == 3
+    assert pick([1.0, 0.0], 0.0) == 0
+
+
+def test_of_an_action_the_best_treatment_contends():
+    """The first of each action, in the order of the ranking."""
+    b = Builder()
+    b.action("a", b.treatment("a1"), b.treatment("a2")).action("b", b.treatment("b1"))
+    a1, a2, b1 = (Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates)
+    assert best_treatments([b1, a2, a1]) == [b1, a2]
+
+
+def test_contenders_are_the_best_that_were_not_chosen():
+    """At most so many, in their order, whichever was chosen."""
+    ranked = _ranked(5)
+    assert [each.action for each in contenders_of(ranked, ranked[1], 3)] == ["a00", "a02", "a03"]
+    assert contenders_of(ranked, ranked[0], 0) == []
+    assert contenders_of([], None, 3) == []
+
+
+# --- What goes out ---
+
+
+def test_a_decision_goes_to_its_topic_and_that_of_its_channel():
+    """The same bytes under the customer's key with CloudEvents headers, to push which has a topic, not for e-mail."""
+    b = Builder()
+    b.action("a", b.treatment("t", "push"))
+    repertoire = b.build()
+    [decision] = decide(a_funnel(repertoire))
+    outputs = outputs_of(decision, repertoire, "00-trace-01")
+    assert [each.topic for each in outputs] == ["decisions", "decisions.push"]
+    assert {(each.key, each.value, each.headers) for each in outputs} == {(b"u1", outputs[0].value, outputs[0].headers)}
+    assert dict(outputs[0].headers) == {
+        "ce_specversion": b"1.0",
+        "ce_id": decision.decision_id.encode(),
+        "ce_type": b"batuta.decision",
+        "ce_source": b"/test",
+        "ce_time": b"2026-01-05T08:00:00.000Z",
+        "content-type": b"application/json",
+        "traceparent": b"00-trace-01",
+    }
+    repertoire = Builder().action("a").build()
+    [mail] = decide(a_funnel(repertoire))
+    [output] = outputs_of(mail, repertoire, None)
+    assert (output.topic, "traceparent" in dict(output.headers)) == ("decisions", False)
+
+
+def test_every_kind_of_decision_is_what_the_schema_says():
+    """Chosen, with an answer of nothing, and as control: camelCase JSON that validates."""
+    b = Builder()
+    b.action("a", b.treatment("t", "push")).action("b", eligibility=["false"])
+    held = b.build(holdout=Holdout(id="h", salt="s", low=0.0, high=1.0))
+    nothing = Builder().action("b", eligibility=["false"]).build()
+    funnels = [a_funnel(b.build()), a_funnel(nothing, answer_always=True), a_funnel(held)]
+    schema = message_schema("decision")
+    for funnel in funnels:
+        [decision] = decide(funnel)
+        [output, *_] = outputs_of(decision, funnel.repertoire, None)
+        jsonschema.validate(json.loads(output.value), schema)
