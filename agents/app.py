@@ -111,6 +111,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "broker_rebalance_timeout": settings.rebalance_timeout_seconds,
         "broker_request_timeout": max(20.0, settings.session_timeout_seconds),
         "consumer_auto_offset_reset": "earliest",
+        "consumer_group_instance_id": settings.instance or None,
         "consumer_max_fetch_size": settings.fetch_bytes,
         "cython_optimizations": True,
         "producer_acks": -1,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import signal
 import socket
 import sys
@@ -29,12 +30,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
-from agents.broker import BrokerKind, RunningBroker, running_broker
+from agents.broker import BrokerKind, BrokerUnavailable, RunningBroker, running_broker
 from agents.children import Children
 from agents.demo_play import Play
 from agents.demo_worker import Assignment, FastClock, topics_of
 from agents.live_view import Scene, is_live
 from agents.settings import Settings
+from agents.worker import NO_BROKER
 from config import load_directory
 from engine.repertoire import Repertoire
 
@@ -59,31 +61,35 @@ def run_demo(minutes: float, rate: float, console: Console) -> int:
     if isinstance(console.file, io.TextIOWrapper):
         console.file.reconfigure(errors="replace")  # a terminal without our characters shows question marks
     console.print("Batuta demo: a shop full of simulated customers, live. Ctrl-C ends it early.", highlight=False)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is raised; here it would spoil the view
     said: list[str] = []
 
     def announce(sentence: str) -> None:
         said.append(sentence)
-        console.print(sentence, highlight=False)
+        console.print(sentence, highlight=False, soft_wrap=True)
 
-    with as_file(files("config") / "repertoires" / "retail") as directory, contextlib.ExitStack() as stack:
-        with _busy(console, "Starting the broker"):
-            broker = stack.enter_context(running_broker(announce))
-        children = Children()
-        stack.callback(children.close)
-        stage = _Stage(broker, said[-1], directory, children, console)
-        try:
+    try:
+        with as_file(files("config") / "repertoires" / "retail") as directory, contextlib.ExitStack() as stack:
+            with _busy(console, "Starting the broker"):
+                broker = stack.enter_context(running_broker(announce))
+            children = Children()
+            stack.callback(children.close)
+            stage = _Stage(broker, said[-1], directory, children, console)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_perform(stage, minutes * 60, rate))
-        except DemoFailed as error:
-            console.print(f"The demo stopped: {error}", style="red", highlight=False)
-            return FAILED
+    except KeyboardInterrupt:
+        console.print("Stopped before it began.")
+    except (DemoFailed, KafkaError) as error:
+        console.print(f"The demo stopped: {error}", style="red", highlight=False, soft_wrap=True)
+        return FAILED
     return DONE
 
 
 class _Stage:
     """What a run plays on. `sentence`: which broker it is, for people.
 
-    On a broker that was given, topics and group carry names of their own, and the topics are deleted afterwards.
+    On a broker that was given, topics and group have names of their own. The topics are deleted afterwards; the
+    group, empty by then, expires.
     """
 
     def __init__(
@@ -106,9 +112,10 @@ class _Stage:
         self.children.start("worker", command)
 
     def check_worker(self) -> None:
-        """Raise `DemoFailed` when the worker has ended."""
+        """Raise `BrokerUnavailable` or `DemoFailed` when the worker has ended."""
         if not self.children.alive("worker"):
-            raise DemoFailed(f"the worker ended: {self.children.last_words('worker')}")
+            status, words = self.children.wait("worker", STOP_SECONDS), self.children.last_words("worker")
+            raise BrokerUnavailable(words) if status == NO_BROKER else DemoFailed(f"the worker ended: {words}")
 
 
 def _own_names(repertoire: Repertoire, broker: RunningBroker) -> tuple[Repertoire, Settings]:
@@ -138,6 +145,8 @@ async def _perform(stage: _Stage, seconds: float, rate: float) -> None:
     try:
         with _busy(stage.console, "Starting the worker"):
             await _until(stage, stop, "/readyz", lambda status, _: status == 200)
+        if stop.is_set():
+            raise KeyboardInterrupt
         play = Play(stage.clock, stage.repertoire, stage.settings, stage.console, rate)
         async with play:
             with _busy(stage.console, f"Telling it about {play.customers:,} customers and what they bought so far"):
@@ -145,7 +154,8 @@ async def _perform(stage: _Stage, seconds: float, rate: float) -> None:
                 await _until(stage, stop, "/metrics", lambda _, page: _count(page, "batuta_signals_total") >= loaded)
             embedded = stage.broker.kind is BrokerKind.EMBEDDED
             scene = Scene(stage.sentence, embedded, seconds, SPEED, play.customers)
-            await play.run(stop, scene, stage.check_worker)
+            if not stop.is_set():
+                await play.run(stop, scene, stage.check_worker)
     finally:
         await _clean_up(stage)
 

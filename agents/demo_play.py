@@ -27,6 +27,8 @@ from engine.replay import Replay
 from models.baseline import RandomScorer
 
 SEED = 2_026
+MOST_RIVALS = 1_500
+"""How many of the customers the policy of chance meets at most: it shares a processor with all the rest."""
 STEP_SECONDS = 0.004
 """How often signals are published; at the demo's speed, a quarter of a minute in the shop."""
 SLICE_SECONDS = 0.002
@@ -81,7 +83,7 @@ class Play:
         self._clock, self._repertoire, self._settings, self._console = clock, repertoire, settings, console
         start_ms = self._shop_ms()
         self._world = World(repertoire, self.customers, SEED, start_ms)
-        self._rival = Rival(repertoire, self.customers, start_ms)
+        self._rival = Rival(repertoire, min(self.customers, MOST_RIVALS), start_ms)
         self._narrator = Narrator(
             {each.treatment.id: each.treatment.channel for each in repertoire.candidates}, self._world.first_name
         )
@@ -172,9 +174,9 @@ class Play:
                     continue
                 for record in records:
                     decision = _decode(record.value)
-                    self.tally.read_decision(decision, now)
-                    self._spotlight.offer(decision, now)
-                    self._world.receive(decision, shop_ms)
+                    if self.tally.read_decision(decision, now):
+                        self._spotlight.offer(decision, now)
+                        self._world.receive(decision, shop_ms)
 
     async def _live_beside(self) -> None:
         while True:

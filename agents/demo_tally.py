@@ -6,12 +6,13 @@ import math
 import re
 from collections import Counter, deque
 from collections.abc import Collection
+from typing import Any
 
 from engine.decision import Decision
 from engine.funnel import REQUEST
 
-MAX_PENDING = 50_000
-"""Signals whose decisions are waited for; of older ones latency is no longer measured."""
+MAX_REMEMBERED = 50_000
+"""Signals waiting for their decisions, and decisions known by their ids; older ones are forgotten."""
 PACE_SECONDS = 3.0
 CURVE_STEP = 25
 CURVE_SPAN = 400
@@ -94,7 +95,7 @@ class Tally:
 
     def __init__(self, waiting: Collection[str] = ()) -> None:
         self.signals = self.outcomes = self.rejects = 0
-        self.decisions = 0
+        self.decisions = self.repeated = 0
         self.by_action: Counter[tuple[str, str]] = Counter()
         self.by_stage: Counter[str] = Counter()
         self.reasons: dict[str, Counter[str]] = {}
@@ -103,16 +104,21 @@ class Tally:
         self.engine, self.chance = Curve(), Curve()
         self._waiting = frozenset(waiting)
         self._sent: dict[str, float] = {}
+        self._read: dict[str, None] = {}
 
     def send_signal(self, message_id: str, now: float) -> None:
         """A signal is about to be published; `now` in seconds, of a clock that only goes forward."""
         self.signals += 1
         self._sent[message_id] = now
-        if len(self._sent) > MAX_PENDING:
-            del self._sent[next(iter(self._sent))]
+        _shorten(self._sent)
 
-    def read_decision(self, decision: Decision, now: float) -> None:
-        """A decision was read."""
+    def read_decision(self, decision: Decision, now: float) -> bool:
+        """A decision was read; False when it was read before, and is only counted as repeated."""
+        if decision.decision_id in self._read:
+            self.repeated += 1
+            return False
+        self._read[decision.decision_id] = None
+        _shorten(self._read)
         self.decisions += 1
         self.by_action[label_of(decision), decision.channel or "-"] += 1
         sent = self._sent.get(decision.signal_id)
@@ -121,11 +127,17 @@ class Tally:
         for rejection in decision.explanation.rejected:
             self.by_stage[rejection.stage] += 1
             self.reasons.setdefault(rejection.stage, Counter())[kind_of_reason(rejection.reason)] += 1
+        return True
 
     def mark(self, now: float) -> None:
         """Note the counts of this moment, for the paces."""
         self.signal_pace.mark(now, self.signals)
         self.decision_pace.mark(now, self.decisions)
+
+
+def _shorten(remembered: dict[str, Any]) -> None:
+    if len(remembered) > MAX_REMEMBERED:
+        del remembered[next(iter(remembered))]
 
 
 def label_of(decision: Decision) -> str:

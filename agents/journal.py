@@ -17,11 +17,11 @@ import msgspec
 
 from agents.offsets import TopicPartition
 from agents.tables import Change, Changelog
+from engine.arrival import KIND
 
 OWNER_KEY = b""
 """Key of the records that claim a partition; no customer and no identifier is empty."""
 EPOCH_HEADER = "batuta-epoch"
-KIND_HEADER = "batuta-kind"
 _POLL_MS = 200
 _POLL_RECORDS = 5_000
 
@@ -216,7 +216,7 @@ async def _claim(
     sent = {}
     for at in partitions:
         epoch = epochs[at.partition]
-        headers = [(EPOCH_HEADER, str(epoch).encode()), (KIND_HEADER, b"owner")]
+        headers = [(EPOCH_HEADER, str(epoch).encode()), (KIND, b"owner")]
         value = msgspec.json.encode(Claim(owner, epoch))
         sent[at] = await sender.send(at.topic, value, OWNER_KEY, at.partition, None, headers)
     return {at: (await future).offset for at, future in sent.items()}

@@ -1,10 +1,13 @@
-"""Which offsets may be committed: everything below the first batch that is not done, per topic and partition."""
+"""Where partitions are read on, and which of their offsets may be committed. Nothing is skipped by either.
+
+An offset is always that of the next record to read.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
 
@@ -28,7 +31,7 @@ class Span:
 
 
 class Offsets:
-    """Committable offsets of the partitions owned. An offset is always that of the next record to read."""
+    """Committable offsets of the partitions owned: everything below the first batch that is not done."""
 
     def __init__(self) -> None:
         self._spans: dict[TopicPartition, deque[Span]] = {}
@@ -90,3 +93,43 @@ class Offsets:
     def committed(self, at: TopicPartition) -> int:
         """The offset committed last. KeyError when the partition is not open."""
         return self._committed[at]
+
+
+class Positions:
+    """Where each partition is to be read on. A fetched batch that may not be delivered is fetched again."""
+
+    def __init__(self) -> None:
+        self.opening = 0
+        """Counts the times reading began; what was fetched under an earlier count is not delivered."""
+        self._next: dict[TopicPartition, int] = {}
+        self._behind: set[TopicPartition] = set()
+
+    def open(self, start: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions, from these offsets on; the fetches stand there."""
+        self.opening += 1
+        self._next = dict(start)
+        self._behind = set()
+
+    def close(self) -> None:
+        """Deliver nothing until reading begins again."""
+        self._next = {}
+
+    def admit(self, at: TopicPartition, records: Sequence[Any], opening: int) -> Sequence[Any]:
+        """What of a fetched batch is to be delivered: what was not before. `opening`: as the fetch began."""
+        if opening != self.opening or at not in self._next:
+            self._behind.add(at)
+            return ()
+        if records[0].offset < self._next[at]:
+            records = [record for record in records if record.offset >= self._next[at]]
+        if records:
+            self._next[at] = records[-1].offset + 1
+        return records
+
+    def refuse(self, at: TopicPartition) -> None:
+        """Note that a fetched batch is not delivered."""
+        self._behind.add(at)
+
+    def to_seek(self) -> dict[TopicPartition, int]:
+        """Partitions whose fetches ran ahead of what was delivered, and where they must go back to; once."""
+        behind, self._behind = self._behind, set()
+        return {at: self._next[at] for at in behind if at in self._next}

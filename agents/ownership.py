@@ -22,12 +22,13 @@ from time import monotonic, time
 from typing import Any, Protocol
 
 from agents import journal
-from agents.journal import KIND_HEADER, Journal, Ousted, Restored, Sender
+from agents.journal import Journal, Ousted, Restored, Sender
 from agents.metrics import Gauges, Metrics
 from agents.offsets import Offsets, TopicPartition
 from agents.partitions import Batch, Engine, Partition, Routes, Surroundings
 from agents.settings import Settings
 from agents.tables import Changelog, Table, changelogs
+from engine.arrival import KIND
 
 log = logging.getLogger("batuta")
 
@@ -284,8 +285,8 @@ class Ownership:
     async def _wake(self, number: int, customers: Sequence[str], now_ms: int) -> None:
         self.check()
         topic, sender = self._routes.topic("customers"), self._cluster.output_sender
-        headers = [(KIND_HEADER, b"tick")]
-        sent = [await sender.send(topic, None, key.encode(), number, now_ms, headers) for key in customers]
+        headers = [(KIND, b"tick")]
+        sent = [await sender.send(topic, b"", key.encode(), number, now_ms, headers) for key in customers]
         for future in sent:
             await future
 

@@ -27,7 +27,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     prefix: Annotated[str, Meta(description="Prefix of all topic names", max_length=100)] = "batuta."
     group: Annotated[str, Meta(description="Application name and consumer group", min_length=1)] = "batuta"
-    instance: Annotated[str, Meta(description="Name of this worker in claims and logs")] = ""
+    instance: Annotated[
+        str,
+        Meta(
+            description="Name of this worker, like no other's in the group. With it, a worker that is restarted takes "
+            "its partitions back at once; without it, a killed one's are free when its session ends"
+        ),
+    ] = ""
     partitions: Annotated[int, Meta(description="Partitions of the topics keyed by customer", ge=1, le=1024)] = 8
     web_host: Annotated[str, Meta(description="Address the web server listens on")] = "127.0.0.1"
     web_port: Annotated[int, Meta(description="Port of the web server; 0 picks a free one", ge=0, le=65535)] = 6066

@@ -184,7 +184,8 @@ class World:
             products = self._demand.order(person, action)
             if not products:
                 return
-            self._order(person, person.devices[0], products)
+            signed_in = (each for each in person.devices if each.known)
+            self._order(person, next(signed_in, person.devices[0]), products)
         if self._demand.group(action) == "recovery":
             person.unhappy = False
         self.earned.realised += worth

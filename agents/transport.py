@@ -35,7 +35,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
 from agents.journal import Sender
-from agents.offsets import TopicPartition
+from agents.offsets import Positions, TopicPartition
 from agents.ownership import Ownership
 from agents.partitions import Batch
 from agents.settings import Settings
@@ -116,9 +116,7 @@ class Consumer(driver.Consumer):
         transport = cast("Transport", self.transport)
         self.ownership: Ownership = transport.ownership
         self.roles: Mapping[str, str] = transport.roles
-        self._positions: dict[TP, int] = {}
-        self._behind: set[TP] = set()
-        self._openings = 0
+        self._positions = Positions()
 
     def _new_consumer_thread(self) -> Thread:
         thread = Thread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
@@ -148,32 +146,26 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
             return
-        if self._behind:
-            await self._seek_back()
-        active, opening = self._get_active_partitions(), self._openings
+        if behind := self._positions.to_seek():
+            await self.seek_wait({TP(*at): offset for at, offset in behind.items()})
+        active, opening = self._get_active_partitions(), self._positions.opening
         if not active:
             await asyncio.sleep(_NOTHING_ASSIGNED_SECONDS)
             return
-        fetched = await self._getmany(active, _POLL_SECONDS)
-        for at, records in fetched.items():
-            await self._deliver(TP(at.topic, at.partition), records, opening)
+        for at, records in (await self._getmany(active, _POLL_SECONDS)).items():
+            await self._deliver(TopicPartition(*at), records, opening)
 
-    async def _deliver(self, at: TP, records: Sequence[Any], opening: int) -> None:
+    async def _deliver(self, at: TopicPartition, records: Sequence[Any], opening: int) -> None:
         """Put one batch into the stream of its topic. What cannot be delivered will be fetched again."""
         await self.ownership.room()
-        position = self._positions.get(at)
-        if not self.flow_active or opening != self._openings or position is None:
-            self._behind.add(at)
-            return
-        if records[0].offset < position:
-            records = [record for record in records if record.offset >= position]
-        if records:
-            last = records[-1]
-            self._positions[at] = last.offset + 1
+        if not self.flow_active:
+            self._positions.refuse(at)
+        elif admitted := self._positions.admit(at, records, opening):
             self.ownership.deliver()
-            await self.callback(self._message(at, last, records))
+            await self.callback(self._message(TP(*at), admitted))
 
-    def _message(self, at: TP, last: Any, records: Sequence[Any]) -> ConsumerMessage:
+    def _message(self, at: TP, records: Sequence[Any]) -> ConsumerMessage:
+        last = records[-1]
         batch = Batch(self.roles[at.topic], TopicPartition(*at), records, self.ownership.incarnation)
         return ConsumerMessage(
             at.topic,
@@ -191,18 +183,12 @@ class Consumer(driver.Consumer):
             generation_id=self.app.consumer_generation_id,
         )
 
-    async def _seek_back(self) -> None:
-        behind, self._behind = self._behind, set()
-        positions = {at: self._positions[at] for at in behind if at in self._positions}
-        if positions:
-            await self.seek_wait(positions)
-
     # --- Rebalancing ---
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish and commit what is at work, then let Faust go on."""
         self.stop_flow()
-        self._positions = {}
+        self._positions.close()
         try:
             await self.ownership.hand_over()
         except Exception as error:
@@ -221,9 +207,7 @@ class Consumer(driver.Consumer):
                 self.ownership.fail("going to the committed offsets", error)
             return
         if self.ownership.open(incarnation):
-            self._openings += 1
-            self._behind.clear()
-            self._positions = start
+            self._positions.open(self.ownership.start_offsets)
 
     # --- What `Ownership` needs of Kafka ---
 

@@ -150,7 +150,7 @@ def watch_loop(loop: asyncio.AbstractEventLoop, limit_seconds: float) -> threadi
             loop.call_soon_threadsafe(answer)
             pause.wait(min(_LOOP_POLL_SECONDS, limit_seconds / 4))
             if monotonic() - answered[0] > limit_seconds:
-                fail("the event loop", TimeoutError(f"did nothing for {limit_seconds:.0f} s"))
+                fail("the event loop", TimeoutError(f"did nothing for {limit_seconds:g} s"))
 
     thread = threading.Thread(target=watch, name="watch-loop", daemon=True)
     thread.start()

@@ -258,8 +258,8 @@ def _faults(pairs: Sequence[tuple[Trial, Trial]]) -> Iterator[str]:
 def _rows(pairs: Sequence[tuple[Trial, Trial]], sizes: Sizes) -> Iterator[Row]:
     engine, loop = pairs[0]
     shared = (
-        f"{CANDIDATES} candidates, {CUSTOMERS} customers, {PARTITIONS} partitions; decisions of {engine.decision_bytes} "
-        f"bytes, of the bare loop, which keeps its state in memory only, {loop.decision_bytes}; Apache Kafka "
+        f"{CANDIDATES} candidates, {CUSTOMERS} customers, {PARTITIONS} partitions; a decision has "
+        f"{engine.decision_bytes} bytes, of the bare loop, whose state is in memory only, {loop.decision_bytes}; Kafka "
         f"{kafka_version()}, one node, java {' '.join(MEASURED_JVM)}; {len(pairs)} turns, ratio: engine over bare loop"
     )
     waiting = f"{shared}; {sizes.waiting} signals waiting; on {cores()} cores: broker and subject, nothing else"

@@ -197,10 +197,12 @@ def refuse(profile: Profile, key: str) -> None:
 
 
 def rename(profile: Profile, signal: Signal, rules: IdentityRules) -> None:
-    """Let an `alias` say what its customer is called from its time on."""
-    if signal.type == "alias" and signal.user_id and not is_blocked(signal.user_id, rules):
-        said = (signal.time_ms, identifier_key(USER_ID, signal.user_id, rules))
-        profile.alias = said if profile.alias is None else max(profile.alias, said)
+    """Let an `alias` say what its customer is called from its time on, if the customer has that user id."""
+    if signal.type == "alias" and signal.user_id:
+        key = identifier_key(USER_ID, signal.user_id, rules)
+        seen = profile.identifiers.get(key)
+        if key == profile.customer_id or (seen is not None and not seen.refused):
+            profile.alias = max(profile.alias or (signal.time_ms, key), (signal.time_ms, key))
 
 
 class Settlement(msgspec.Struct, frozen=True):

@@ -21,6 +21,8 @@ OutcomeType = Literal[
     "delivered", "impression", "click", "accept", "reject", "dismiss", "convert", "bounce", "unsubscribe"
 ]
 OUTCOME_TYPES: tuple[str, ...] = get_args(OutcomeType)
+POSITIVE = frozenset({"click", "accept", "convert"})
+"""What says that an offer was taken up."""
 _OF_THE_CHANNEL = frozenset({"bounce", "unsubscribe"})
 """What answers a message and says nothing about its offer."""
 MAX_BYTES = 64 * 1024
@@ -90,6 +92,7 @@ def attribute(
     at_ms = min(max(outcome.at_ms, contact.at_ms), now_ms)
     answer = Answer(outcome.type, at_ms, contact.issue, contact.group, contact.action, contact.channel)
     history.add_answer(profile, answer, repertoire.retention, repertoire.profile.limits.contacts)
+    contact.taken = contact.taken or outcome.type in POSITIVE
     if outcome.type == "bounce" and contact.answer is None:
         _give_back(contact, repertoire, spending)
     if history.closes(outcome.type):

@@ -167,11 +167,11 @@ def _on_signal(profile: Profile, signal: Signal, turn: _Turn) -> str:
 def _claim_identifiers(profile: Profile, signal: Signal, turn: _Turn) -> None:
     """Claim what else the signal says about who this is."""
     rules = turn.repertoire.identity
-    identity.rename(profile, signal, rules)
     for each in turn.arrival.named:
         _claim(profile, each, signal.time_ms, turn)
     for each in identity.previous_identifiers(signal, rules):
         _claim(profile, each, signal.time_ms, turn, explicit=True, again=True)
+    identity.rename(profile, signal, rules)
 
 
 def _claim(

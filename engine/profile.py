@@ -42,7 +42,7 @@ class Contact(msgspec.Struct, array_like=True):
     """A decision made for the customer.
 
     `counts`: toward caps. `outbound`: the engine spoke first, so it is a promise. `answer`: the outcome that
-    closed the offer.
+    closed the offer, on whatever channel. `taken`: this contact itself had a positive outcome.
     """
 
     decision_id: str
@@ -58,6 +58,7 @@ class Contact(msgspec.Struct, array_like=True):
     outbound: bool
     cost: float = 0.0
     answer: str | None = None
+    taken: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):

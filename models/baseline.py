@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from engine import history
 from engine.context import Context
 from engine.profile import Profile
 from engine.repertoire import Candidate, Repertoire
@@ -13,14 +14,13 @@ from engine.scoring import Scores
 MODEL = "prior"
 STARTING_EVIDENCE = 10.0
 """How many contacts on a channel weigh as much as the channel's own prior."""
-_POSITIVE = frozenset({"click", "accept", "convert"})
 
 
 class PriorScorer:
     """Scores by configured priors times the person's own rate of answering on the channel over the usual one.
 
     The person's rate is smoothed toward the channel's (Pega Academy, "Smooth propensity", with weights that
-    add up): `(SE·SP + E·p) / (SE + E)`, with E contacts on the channel of which a share p was answered.
+    add up): `(SE·SP + E·p) / (SE + E)`, with E contacts on the channel, taken or over, of which a share p was taken.
     """
 
     def __init__(self, repertoire: Repertoire) -> None:
@@ -36,13 +36,14 @@ class PriorScorer:
     def _affinity(self, channel: str, profile: Profile) -> float:
         """The person's smoothed rate over the channel's; 1 for somebody nothing is known about."""
         usual = self._channels[channel].answers
-        contacts = sum(
-            each.channel == channel and (each.answer is not None or each.expires_ms <= profile.now_ms)
+        over = [
+            each.taken
             for each in profile.contacts
-        )
-        answered = sum(each.channel == channel and each.type in _POSITIVE for each in profile.answers)
-        rate = min(1.0, answered / contacts) if contacts else 0.0
-        return (STARTING_EVIDENCE * usual + contacts * rate) / (STARTING_EVIDENCE + contacts) / usual
+            if each.channel == channel and (each.taken or not history.is_open(each, profile.now_ms))
+        ]
+        if not over or usual == 0:
+            return 1.0
+        return (STARTING_EVIDENCE * usual + sum(over)) / (STARTING_EVIDENCE + len(over)) / usual
 
 
 # --- Chance, to compare with ---

@@ -9,13 +9,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from engine import candidates
-from engine.budgets import Share
+from engine.budgets import Budgets, Share
 from engine.calendar import Zones
+from engine.candidates import Rejection
+from engine.constraints import permit, surroundings
 from engine.context import Request, context_of, with_request
 from engine.expression import Predicates, compile_expression
 from engine.funnel import REQUEST, Ask, Funnel
 from engine.history import retention_of
-from engine.profile import Profile
+from engine.profile import Contact, Profile
 from engine.record import Output
 from engine.repertoire import (
     Action,
@@ -164,6 +166,14 @@ def a_profile(**fields: Any) -> Profile:
     return Profile(**{"customer_id": "u1", "now_ms": START_MS, **fields})
 
 
+def a_contact(at_ms: int = START_MS, action: str = "a", channel: str = "email", **changes: Any) -> Contact:
+    """A contact that counts and was sent, its offer open for a day and answerable for a week."""
+    named = {"decision_id": f"{action}{at_ms}", "issue": "sales", "group": "offers", "treatment": f"{action}-{channel}"}
+    ends = {"expires_ms": at_ms + DAY_MS, "answerable_until_ms": at_ms + 7 * DAY_MS}
+    settings = {**named, **ends, "at_ms": at_ms, "action": action, "channel": channel}
+    return Contact(**{**settings, "counts": True, "outbound": True, **changes})
+
+
 def a_funnel(repertoire: Repertoire, profile: Profile | None = None, *, trigger: str = "go", **changes: Any) -> Funnel:
     """One run of the funnel for a trigger, or for the slot of a request when `placement` is given.
 
@@ -188,6 +198,17 @@ def a_funnel(repertoire: Repertoire, profile: Profile | None = None, *, trigger:
     return Funnel(ask=ask, profile=profile, context=context, repertoire=repertoire, **settings)
 
 
+def let_through(
+    repertoire: Repertoire, profile: Profile, *, in_slot: bool = False, budgets: Budgets | None = None
+) -> tuple[list[str], list[Rejection]]:
+    """The treatments that no constraint holds back, and why the others are held."""
+    rejections: list[Rejection] = []
+    spent = {} if budgets is None else budgets
+    around = surroundings(profile, spent, Share(0, 1), repertoire, in_slot=in_slot)
+    found = permit(repertoire.candidates, around, rejections)
+    return [each.treatment.id for each in found], rejections
+
+
 def decisions_of(outputs: Iterable[Output]) -> list[dict[str, Any]]:
     """The decoded values of `decisions`."""
     return [json.loads(each.value) for each in outputs if each.topic == "decisions"]
@@ -200,6 +221,7 @@ __all__ = [
     "Builder",
     "Experiment",
     "Holdout",
+    "a_contact",
     "a_funnel",
     "a_profile",
     "a_replay",
@@ -208,5 +230,6 @@ __all__ = [
     "channels",
     "decisions_of",
     "identity_rules",
+    "let_through",
     "zones",
 ]

@@ -247,7 +247,7 @@ def _treatment(
             at = c.draft.item((*path, "placements"), name)
             expected = f"a placement on {written.channel}"
             c.fault(at, f"this placement is on {placements[name].channel}", found=show(name), expected=expected)
-    purpose = written.purpose or ("transactional" if action.action_class == "transactional" else "marketing")
+    purpose = written.purpose or ("marketing" if action.action_class == "default" else "transactional")
     c.refer((*path, "purpose"), purpose, purposes.keys(), "purpose")
     return Treatment(
         id=id_,

@@ -1,4 +1,4 @@
-"""Only what is done, and everything before it, is ever committed."""
+"""Only what is done, and everything before it, is committed; what is read is read without gap or repetition."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.offsets import Offsets, TopicPartition
+from agents.offsets import Offsets, Positions, TopicPartition
+from tests.agents.kafka_in_memory import Stored
 
 AT = TopicPartition("batuta.signals", 3)
 
@@ -65,3 +66,45 @@ def test_beginning_the_same_records_twice_is_refused():
     offsets.open({AT: 7})
     with pytest.raises(ValueError, match=r"batuta.signals\[3\]: offset 7 follows 7"):
         offsets.begin(AT, 7)
+
+
+FATES = st.sampled_from(["delivered", "refused", "late", "again", "rebalance"])
+
+
+@given(st.lists(st.tuples(FATES, st.integers(1, 4)), max_size=40))
+def test_reading_has_no_gap_and_no_repetition(fetches):
+    """Whatever happens to fetched batches, each assignment delivers the records from its start on, one by one."""
+    positions = Positions()
+    positions.open({AT: 0})
+    start = cursor = 0
+    delivered: list[int] = []
+    for fate, size in fetches:
+        cursor = positions.to_seek().get(AT, cursor)
+        if fate == "again":
+            cursor = max(0, cursor - 1)
+        opening = positions.opening
+        batch = [Stored(cursor + index, 1, None, None, ()) for index in range(size)]
+        cursor += size
+        if fate == "refused":
+            positions.refuse(AT)
+        elif fate in ("rebalance", "late"):
+            positions.close()
+            if fate == "rebalance":
+                assert positions.admit(AT, batch, opening) == ()
+            start = cursor = len(delivered)
+            delivered = []
+            positions.open({AT: start})
+            assert positions.admit(AT, batch, opening) == (), "fetched before the partitions came back"
+        else:
+            delivered += [record.offset for record in positions.admit(AT, batch, opening)]
+        assert delivered == list(range(start, start + len(delivered)))
+
+
+def test_gaps_of_the_log_itself_are_no_obstacle():
+    """Offsets that a topic does not have (transaction markers, expired records) are passed over."""
+    positions = Positions()
+    positions.open({AT: 0})
+    batch = [Stored(offset, 1, None, None, ()) for offset in (4, 5, 9)]
+    assert positions.admit(AT, batch, positions.opening) == batch
+    assert positions.admit(AT, batch, positions.opening) == []
+    assert positions.to_seek() == {}

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from agents.journal import KIND_HEADER, OWNER_KEY, Ousted
+from agents.journal import OWNER_KEY, Ousted
 from agents.offsets import TopicPartition
 from agents.ownership import copartitioned
 from agents.partitions import Batch
+from engine.arrival import KIND
 from engine.murmur import partition_of
 from tests.agents.desk import ASSIGNED, CUSTOMERS, PROFILES, ROLES, SIGNALS, Desk
 from tests.agents.kafka_in_memory import Kafka, Stored
@@ -202,7 +203,7 @@ async def test_due_customers_are_woken_by_a_message(desk):
     await until(lambda: desk.kafka.logs[CUSTOMERS])
     await asyncio.sleep(0.1)
     (tick,) = desk.kafka.logs[CUSTOMERS]
-    assert (tick.key, tick.headers, partition_of("due", 1)) == (b"due", ((KIND_HEADER, b"tick"),), 0)
+    assert (tick.key, tick.headers, partition_of("due", 1)) == (b"due", ((KIND, b"tick"),), 0)
     assert desk.ownership.gauges()["timers_pending"] == {("0",): 1}
 
 

@@ -122,6 +122,19 @@ def test_paused_worker_cannot_contradict_its_successor(group: Group):
     assert len(group.decisions()) == 600, "one content per decision"
 
 
+def test_worker_of_the_same_name_replaces_the_first(group: Group):
+    """A named worker that is started again gets its partitions at once, and its forgotten twin ends."""
+    twin = group.start(instance="worker-1")
+    until(twin.serves, "serving")
+    worker = group.start(instance="worker-1")
+    until(worker.serves, "serving in its place")
+    group.publish(signals(0, 400))
+    until(lambda: len(group.decisions()) >= 400, "deciding")
+    assert twin.process.wait(20) == 1
+    assert worker.stop() == 0
+    assert counted(group) == len(group.decisions()) == 400
+
+
 def test_failing_handler_ends_the_worker_before_its_record(group: Group):
     """When the handler raises, the process ends with an error that names the record, and commits nothing past it."""
     key = KEYS[0].encode()

@@ -1,4 +1,4 @@
-"""A crowd that shares devices and addresses: what it does, played through the broker, and what must be true in the end."""
+"""A crowd that shares devices and addresses: what it does on the broker, and what must be true in the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATE = {"late": 2 * HOUR_MS, "later": 4 * HOUR_MS}
 
 
 def repertoire(partitions: int = 4) -> Repertoire:
-    """Decides for every `Go`, and twice some hours after the last `Late`. Only watermarks recognise what comes again."""
+    """Decides for every `Go`, and twice some hours after the last `Late`; message ids are forgotten at once."""
     delayed = (Trigger(id=id_, events=frozenset({"Late"}), after_ms=ms, answer_always=True) for id_, ms in LATE.items())
     return (
         Builder()
@@ -96,7 +96,7 @@ def assert_each_counted_once(broker: Broker, deeds: list[dict[str, Any]]) -> Non
 
 
 def assert_one_customer_per_person(broker: Broker, deeds: list[dict[str, Any]]) -> None:
-    """User ids lead to one customer if, and only if, aliases connect them; so does every other identifier to somebody."""
+    """User ids lead to one customer if, and only if, aliases connect them; every other identifier leads to somebody."""
     person = {user: user for deed in deeds for user in (deed.get("userId"), deed.get("previousId")) if user}
     for deed in deeds:
         if deed["type"] == "alias":
@@ -128,7 +128,9 @@ def assert_decided_once(broker: Broker, deeds: list[dict[str, Any]]) -> None:
     assert {each for each in made if each[0] == "go"} == went
     late = {deed["properties"]["n"] for deed in deeds if deed.get("event") == "Late"}
     waited = sum(not late.isdisjoint(counted(profile)) for profile in broker.customers().values())
-    assert Counter(trigger for trigger, _ in made if trigger != "go") == Counter(dict.fromkeys(LATE, waited) if waited else {})
+    assert Counter(trigger for trigger, _ in made if trigger != "go") == Counter(
+        dict.fromkeys(LATE, waited) if waited else {}
+    )
     assert_remembered(broker, set(contents))
 
 

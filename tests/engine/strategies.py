@@ -31,7 +31,9 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
     """The body of a valid signal of any type, with whatever free JSON; every field that may be missing may be."""
     kind = draw(st.sampled_from(SIGNAL_TYPES))
     body: dict[str, Any] = {"type": kind, draw(st.sampled_from(["userId", "anonymousId"])): draw(IDS)}
-    body |= draw(_present(messageId=TEXT, channel=TEXT, properties=OBJECTS, traits=OBJECTS, context=OBJECTS, other=JSON))
+    body |= draw(
+        _present(messageId=TEXT, channel=TEXT, properties=OBJECTS, traits=OBJECTS, context=OBJECTS, other=JSON)
+    )
     if kind == "track":
         body["event"] = draw(st.sampled_from(["Go", "Later", "Consent Updated", "Decision Requested"]))
     if kind == "alias":
@@ -63,8 +65,37 @@ def signals(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Signal]:
 
 # --- Accidents ---
 
-ODD = (None, 0, -1, 2**63, 2**70, 1e308, "", "x" * 300, [], [[]], {}, {"a": {"a": []}}, True, "2026-13-40T99:99:99Z", "\x00")
-GARBAGE = (b"\xff", b"\xed\xa0\x80", b"\\ud800", b"NaN", b"1e999", b"[" * 40, b'"', b"{", b"\x00", b"9" * 30, b",", b"\\")
+ODD: tuple[Any, ...] = (
+    None,
+    0,
+    -1,
+    2**63,
+    2**70,
+    1e308,
+    "",
+    "x" * 300,
+    [],
+    [[]],
+    {},
+    {"a": {"a": []}},
+    True,
+    "2026-13-40T99:99:99Z",
+    "\x00",
+)
+GARBAGE = (
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\\ud800",
+    b"NaN",
+    b"1e999",
+    b"[" * 40,
+    b'"',
+    b"{",
+    b"\x00",
+    b"9" * 30,
+    b",",
+    b"\\",
+)
 
 
 def mutated(value: bytes, chance: random.Random) -> bytes:

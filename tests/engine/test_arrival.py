@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -167,8 +169,6 @@ def test_a_damaged_merge_is_rejected(at: int, change: int) -> None:
 
 def test_a_merge_of_a_later_schema_is_not_lost() -> None:
     """An engine that cannot read it must stop instead of throwing a history away."""
-    import zlib
-
     body = msgspec.msgpack.encode((99, {}))
     value = msgspec.msgpack.encode((zlib.crc32(body), body))
     with pytest.raises(ValueError, match="schema version 99"):

@@ -24,7 +24,7 @@ from engine.signal import Signal
 from tests.repertoires import START_MS
 
 CHANNELS, PURPOSES = ("email", "sms", "web"), ("marketing", "service")
-MOMENTS = range(0, 12)
+MOMENTS = range(12)
 PARTS = st.tuples(st.sampled_from([*CHANNELS, "*"]), st.sampled_from([*PURPOSES, "*"])).map("/".join)
 STATEMENTS = st.builds(
     Statement,
@@ -63,7 +63,9 @@ def test_one_statement_or_a_list() -> None:
     """Channel and purpose are all when they are not named; an end is a date."""
     assert said(status="granted") == {"*/*": Statement("granted", START_MS)}
     ends = "2026-01-05T08:00:01Z"
-    many = said({"channel": "email", "status": "denied"}, {"purpose": "service", "status": "granted", "expiresAt": ends})
+    many = said(
+        {"channel": "email", "status": "denied"}, {"purpose": "service", "status": "granted", "expiresAt": ends}
+    )
     assert many == {
         "email/*": Statement("denied", START_MS),
         "*/service": Statement("granted", START_MS, START_MS + 1_000),
@@ -120,7 +122,9 @@ def test_a_grant_ends_and_a_denial_does_not() -> None:
     assert allowed([{"email/*": Statement("denied", 1, 5)}], now_ms=9) is False
 
 
-@given(st.permutations([("*/*", 1), ("email/*", 2), ("email/*", 3), ("email/marketing", 2), ("*/marketing", 3)]), st.data())
+@given(
+    st.permutations([("*/*", 1), ("email/*", 2), ("email/*", 3), ("email/marketing", 2), ("*/marketing", 3)]), st.data()
+)
 def test_statements_may_come_in_any_order(order: list[tuple[str, int]], data: st.DataObject) -> None:
     """What counts is when they were made."""
     made = {each: Statement(data.draw(st.sampled_from(["granted", "denied"])), each[1]) for each in order}

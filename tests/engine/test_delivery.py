@@ -80,7 +80,14 @@ def facts(broker: Broker) -> dict[str, Any]:
 def test_profiles_are_those_of_a_run_without_crashes(deeds: list[tuple[str, str]], seed: int) -> None:
     """Where nothing else depends on chance, every fact of every profile is the same."""
     bodies = [
-        {"type": "track", "event": event, "userId": user, "messageId": f"s{n}", "properties": {"n": n}, "traits": {"n": 1}}
+        {
+            "type": "track",
+            "event": event,
+            "userId": user,
+            "messageId": f"s{n}",
+            "properties": {"n": n},
+            "traits": {"n": 1},
+        }
         for n, (user, event) in enumerate(deeds)
     ]
     smooth, rough = Broker(repertoire(), seed), Broker(repertoire(), seed, 0.2)

@@ -31,7 +31,7 @@ from engine.identity import (
     rename,
     settle,
 )
-from engine.profile import Profile
+from engine.profile import Profile, Seen
 from engine.repertoire import IdentifierKind, IdentityRules
 from engine.signal import ExternalId, Signal
 from engine.state import MemoryState
@@ -42,7 +42,8 @@ from tests.repertoires import DAY_MS, START_MS, Builder, identity_rules
 RULES = identity_rules()
 KINDS = st.sampled_from([USER_ID, "anonymousId", "email", "phone", "a:b", "a%3Ab", BUDGET, EXTERNAL_ID])
 WEEKLY = IdentityRules(
-    kinds=(IdentifierKind(kind=USER_ID, limit=1), IdentifierKind(kind="email", limit=1, window_ms=7 * DAY_MS)), blocked=()
+    kinds=(IdentifierKind(kind=USER_ID, limit=1), IdentifierKind(kind="email", limit=1, window_ms=7 * DAY_MS)),
+    blocked=(),
 )
 
 
@@ -73,9 +74,10 @@ def test_the_key_of_a_user_id_is_the_id() -> None:
 def test_strong_and_weak() -> None:
     """By the configured order of kinds, kinds nobody configured last, then by name; user ids first if not listed."""
     keys = ["u1", "u2", "email:a", "email:b", "anonymousId:a", "externalId:phone:1"]
-    assert sorted(reversed(keys), key=lambda each: rank(each, RULES)) == keys
+    mixed = [*keys[3:], *keys[:3]]
+    assert sorted(mixed, key=lambda each: rank(each, RULES)) == keys
     unlisted = IdentityRules(kinds=(IdentifierKind(kind="email"),), blocked=())
-    assert sorted(reversed(keys), key=lambda each: rank(each, unlisted)) == [*keys[:4], "anonymousId:a", keys[5]]
+    assert sorted(mixed, key=lambda each: rank(each, unlisted)) == [*keys[:4], "anonymousId:a", keys[5]]
 
 
 # --- The identifiers of a signal ---
@@ -103,7 +105,9 @@ def test_identifiers_come_strongest_first_and_once() -> None:
 def test_blocked_values_name_nobody(value: str) -> None:
     """In every kind of identifier, and in an alias."""
     assert is_blocked(value, RULES)
-    signal = a(type="alias", user_id="u1", anonymous_id=value, external_ids=(ExternalId("email", value),), previous_id=value)
+    signal = a(
+        type="alias", user_id="u1", anonymous_id=value, external_ids=(ExternalId("email", value),), previous_id=value
+    )
     assert keys_of(signal) == ["u1"]
     assert previous_identifiers(signal, RULES) == []
 
@@ -138,7 +142,9 @@ def email(value: str) -> Identifier:
     return Identifier("email", f"email:{value}")
 
 
-def claimed(profile: Profile, identifiers: Iterable[Identifier], at_ms: int, rules: IdentityRules, **asked: bool) -> int:
+def claimed(
+    profile: Profile, identifiers: Iterable[Identifier], at_ms: int, rules: IdentityRules, **asked: bool
+) -> int:
     """How many of these a customer claims."""
     return sum(isinstance(admit(profile, each, at_ms, rules, **asked), Claim) for each in identifiers)
 
@@ -189,10 +195,12 @@ def test_what_was_refused_does_not_count_and_is_not_asked_again() -> None:
 
 
 def test_the_latest_alias_names_the_customer() -> None:
-    """By event time, in any order; other signals do not."""
+    """By event time, in any order, if it is one of the customer's own user ids; other signals do not."""
     profile = Profile(customer_id="u0")
+    for key, refused in (("u5", False), ("userId:email:u9", False), ("u7", False), ("u11", True)):
+        profile.identifiers[key] = Seen(USER_ID, 0, 0, refused)
     assert profile.known_as == "u0"
-    for at_ms, user in ((5, "u5"), (9, "email:u9"), (7, "u7"), (11, "null")):
+    for at_ms, user in ((5, "u5"), (9, "email:u9"), (7, "u7"), (8, "u0"), (11, "u11"), (12, "u12")):
         rename(profile, Signal("m", "alias", at_ms, user_id=user, previous_id="u0"), RULES)
     rename(profile, Signal("m", "identify", 20, user_id="u20"), RULES)
     assert profile.known_as == "userId:email:u9"
@@ -216,9 +224,23 @@ SETTLED: list[tuple[str, Claim, tuple[str, ...], dict[str, str], Settlement, str
     ("one's own", Claim(X, "u1"), (), {"email__x": "u1"}, Settlement(), "u1"),
     ("another user's", Claim(X, "u2"), (), {"email__x": "u1"}, Settlement(refused=True), "u1"),
     ("another user's, by alias", Claim(X, "u2", explicit=True), (), {"email__x": "u1"}, Settlement(refused=True), "u1"),
-    ("a stranger's, by a user", Claim(X, "u1"), (), {"email__x": "email:a"}, Settlement(adopt=("u1", "email:a")), "email:a"),
+    (
+        "a stranger's, by a user",
+        Claim(X, "u1"),
+        (),
+        {"email__x": "email:a"},
+        Settlement(adopt=("u1", "email:a")),
+        "email:a",
+    ),
     ("a user's, by a stranger", Claim(X, "email:a"), (), {"email__x": "u1"}, Settlement(adopt=("u1", "email:a")), "u1"),
-    ("two strangers'", Claim(X, "email:b"), (), {"email__x": "email:a"}, Settlement(adopt=("email:a", "email:b")), "email:a"),
+    (
+        "two strangers'",
+        Claim(X, "email:b"),
+        (),
+        {"email__x": "email:a"},
+        Settlement(adopt=("email:a", "email:b")),
+        "email:a",
+    ),
     ("a stronger one", Claim(X, "email:y"), (X,), {}, Settlement(adopt=(X, "email:y")), None),
     ("a stronger one without history", Claim(X, "email:y"), (), {}, Settlement(), "email:y"),
     ("a user without alias", Claim("u1", "u0"), ("u1",), {}, Settlement(refused=True), None),
@@ -230,7 +252,9 @@ SETTLED: list[tuple[str, Claim, tuple[str, ...], dict[str, str], Settlement, str
 
 
 @pytest.mark.parametrize(
-    ("claim", "profiles", "redirects", "expected", "owner"), [each[1:] for each in SETTLED], ids=[each[0] for each in SETTLED]
+    ("claim", "profiles", "redirects", "expected", "owner"),
+    [each[1:] for each in SETTLED],
+    ids=[each[0] for each in SETTLED],
 )
 def test_claims_are_settled(
     claim: Claim,
@@ -291,7 +315,9 @@ def test_aliases_end_in_one_customer(aliases: list[tuple[str, str]], seed: int) 
 @given(st.integers(0, 2**32))
 def test_an_anonymous_visitor_becomes_known(seed: int) -> None:
     """The history is merged once, a redirect is left, and later anonymous signals go to the user."""
-    broker = tell([{"anonymousId": "a"}, {"anonymousId": "a"}, {"userId": "u1", "anonymousId": "a"}, {"anonymousId": "a"}], seed)
+    broker = tell(
+        [{"anonymousId": "a"}, {"anonymousId": "a"}, {"userId": "u1", "anonymousId": "a"}, {"anonymousId": "a"}], seed
+    )
     (profile,) = broker.customers().values()
     assert (profile.customer_id, len(profile.traits)) == ("u1", 4)
     assert broker.resolve("anonymousId:a") == "u1"
@@ -301,7 +327,9 @@ def test_an_anonymous_visitor_becomes_known(seed: int) -> None:
 @given(st.integers(0, 2**32))
 def test_an_alias_of_an_anonymous_id(seed: int) -> None:
     """As older libraries say it: the user keeps its own id."""
-    broker = tell([{"anonymousId": "a"}, {"type": "alias", "userId": "u1", "previousId": "a"}, {"anonymousId": "a"}], seed)
+    broker = tell(
+        [{"anonymousId": "a"}, {"type": "alias", "userId": "u1", "previousId": "a"}, {"anonymousId": "a"}], seed
+    )
     (profile,) = broker.customers().values()
     assert (profile.customer_id, profile.known_as, len(profile.traits)) == ("u1", "u1", 3)
 
@@ -348,7 +376,10 @@ def test_an_identifier_beyond_the_limit_stays_with_itself(seed: int) -> None:
     """Demoted: the signal goes to its user all the same, what is said by the identifier alone does not."""
     story = [*({"userId": "u1", "anonymousId": f"a{n}"} for n in range(3)), {"anonymousId": "a2"}]
     customers = tell(story, seed, orderly=True, anonymousId=2).customers()
-    assert {key: sorted(each.traits) for key, each in customers.items()} == {"u1": ["t0", "t1", "t2"], "anonymousId:a2": ["t3"]}
+    assert {key: sorted(each.traits) for key, each in customers.items()} == {
+        "u1": ["t0", "t1", "t2"],
+        "anonymousId:a2": ["t3"],
+    }
     assert customers["u1"].dropped == {"identifiers_demoted": 1}
 
 

@@ -15,7 +15,7 @@ from engine.profile import Answer, Contact, Profile
 from engine.record import Record
 from engine.rejects import CODES, Reject
 from engine.repertoire import BudgetRule, Constraints, Repertoire, Scope, Window
-from tests.repertoires import DAY_MS, HOUR_MS, START_MS, Builder, a_profile
+from tests.repertoires import DAY_MS, HOUR_MS, START_MS, Builder, a_contact, a_profile
 
 BODY = {"decisionId": "d1", "customerId": "u1", "type": "click"}
 DAY = Window(unit="day")
@@ -109,10 +109,7 @@ def test_any_bytes_are_an_outcome_or_a_reject(value):
 
 
 def _contact(decision: str = "d1", **changes) -> Contact:
-    settings = {"issue": "sales", "group": "offers", "action": "a", "treatment": "a-email", "channel": "email"}
-    ends = {"expires_ms": START_MS + DAY_MS, "answerable_until_ms": START_MS + 7 * DAY_MS}
-    counted = {"counts": True, "outbound": True, "cost": 2.0}
-    return Contact(**{"decision_id": decision, "at_ms": START_MS, **settings, **ends, **counted, **changes})
+    return a_contact(decision_id=decision, **{"cost": 2.0, **changes})
 
 
 def _answer(
@@ -140,6 +137,7 @@ def test_every_outcome_enters_the_history_of_its_decision(type_):
     assert profile.answers == [Answer(type_, START_MS + HOUR_MS, "sales", "offers", "a", "email")]
     closed = type_ not in ("delivered", "impression", "click")
     assert [each.answer for each in profile.contacts] == [None, type_ if closed else None]
+    assert [each.taken for each in profile.contacts] == [False, type_ in ("click", "accept", "convert")]
 
 
 def test_an_unknown_decision_is_rejected():

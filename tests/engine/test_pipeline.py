@@ -11,21 +11,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.arrival import FIRST, HOPS, KIND, KINDS, ORIGIN, forward, merge_message
+from engine.aggregates import Aggregate, Window
+from engine.arrival import FIRST, HOPS, KIND, KINDS, ORIGIN, merge_message
+from engine.expression import compile_expression
 from engine.identity import Claim, Identity
 from engine.murmur import partition_of
 from engine.pipeline import handle
 from engine.profile import Profile, decode_profile, encode_profile
 from engine.record import Effects, Headers, Output, Record
 from engine.rejects import CODES
-from engine.repertoire import Limits, ProfileRules, Repertoire
+from engine.repertoire import Limits, ProfileRules, Repertoire, Segment, Trigger
 from engine.state import MemoryState
 from models.baseline import PriorScorer
 from tests.engine.memory_broker import READ
 from tests.engine.strategies import bodies, mutated
-from tests.repertoires import START_MS, Builder, a_replay, a_signal, decisions_of
+from tests.repertoires import HOUR_MS, START_MS, Builder, a_replay, a_signal, decisions_of
 
-REPERTOIRE = Builder().action("a").build()
+
+def _aggregate(name: str, function: Any, window: Window, **parts: str) -> Aggregate:
+    """An aggregate whose parts are expressions over the signal."""
+    compiled = {part: compile_expression(source).value for part, source in parts.items()}
+    return Aggregate(name=name, function=function, window=window, **compiled)
+
+
+_A, _HOUR = "signal.properties.a", Window("sliding", HOUR_MS)
+RULES = ProfileRules(
+    aggregates=(
+        _aggregate("sum", "sum", _HOUR, of=_A),
+        _aggregate("last", "last", Window("lifetime"), of=_A, by="signal.traits.name"),
+        _aggregate("distinct", "distinct", _HOUR, of=_A),
+        _aggregate("mean", "mean", Window("decayed", HOUR_MS), of=_A, by=_A),
+    ),
+    segments=(Segment(id="some", when=compile_expression("aggregates.sum > 0")),),
+)
+TRIGGERS = (
+    Trigger(id="go", events=frozenset({"Go"})),
+    Trigger(id="some", entered="some"),
+    Trigger(id="later", events=frozenset({"Go", "Later"}), after_ms=60_000),
+)
+REPERTOIRE = Builder().action("a").build(profile=RULES, triggers=TRIGGERS)
 SCORER = PriorScorer(REPERTOIRE)
 HOME = partition_of("u1", 4)
 CLICK = {"decisionId": "d1", "customerId": "u1", "type": "click"}
@@ -62,7 +86,7 @@ def test_a_signal_of_another_partition_is_sent_on() -> None:
 
 def test_a_redirected_signal_is_sent_on_even_to_the_same_partition() -> None:
     """So that it cannot overtake the profile that moved the same way."""
-    near = next(f"anonymousId:{n}" for n in range(99) if partition_of(f"anonymousId:{n}", 4) == HOME)
+    near = next(f"anonymousId:a{n}" for n in range(99) if partition_of(f"anonymousId:a{n}", 4) == HOME)
     state = MemoryState(identities={near: Identity("u1", 0, 0)})
     (effects,) = run(state, a_record(0, a_signal(user=None, anonymousId=near.removeprefix("anonymousId:"))))
     assert [(each.topic, each.key) for each in effects.outputs] == [("customers", b"u1")]
@@ -104,8 +128,8 @@ def test_the_same_merge_twice_changes_nothing() -> None:
     merge = merge_message("u1", other, START_MS)
     records = [a_record(n, merge.value, "customers", headers=merge.headers) for n in range(2)]
     first, again = run(state, *records)
-    assert first.counts == {("merges", "merge", "applied"): 1}
-    assert again.counts == {("merges", "merge", "duplicate"): 1}
+    assert first.counts == {("messages", "merge", "applied"): 1}
+    assert again.counts == {("messages", "merge", "duplicate"): 1}
     assert (state.profiles["u1"].traits, state.profiles["u1"].merged) == ({"a": 1}, ["anonymousId:a"])
 
 
@@ -179,23 +203,22 @@ def outcome_of(effects: Effects, value: Any) -> str:
     return str(rejects[0]["code"]) if rejects else "accepted"
 
 
-def assert_storable(state: MemoryState) -> None:
-    """Everything a partition remembers can be written and read back, and is put back as read."""
-    for key, profile in state.profiles.items():
+class Stored(dict[str, Profile]):
+    """Profiles that are encoded and decoded each time they are put back, as a worker's table does sooner or later."""
+
+    def __setitem__(self, key: str, profile: Profile) -> None:
         encoded = encode_profile(profile)
-        state.profiles[key] = decode_profile(encoded)
-        assert encode_profile(state.profiles[key]) == encoded
-    msgspec.msgpack.encode((state.identities, state.budgets))
+        super().__setitem__(key, decode_profile(encoded))
+        assert encode_profile(self[key]) == encoded
 
 
 @settings(max_examples=300)
 @given(bodies(), st.integers(0, 3))
 def test_valid_signals_are_accepted(body: dict[str, Any], partition: int) -> None:
     """With any free JSON, odd identifiers and odd names, in any partition; or nobody is named in them."""
-    state = MemoryState()
     record = Record("signals", partition, 0, START_MS, None, json.dumps(body).encode())
-    assert outcome_of(handle(record, state, REPERTOIRE, SCORER), body) in ("accepted", "blocked-identifier")
-    assert_storable(state)
+    effects = handle(record, MemoryState(profiles=Stored()), REPERTOIRE, SCORER)
+    assert outcome_of(effects, body) in ("accepted", "blocked-identifier")
 
 
 SEEDS = [
@@ -211,6 +234,8 @@ SEEDS = [
 def fuzz_signals(count: int, seed: int) -> dict[str, int]:
     """Play mutated signals through one engine; returns how many ended how."""
     chance, replay, ends = random.Random(seed), a_replay(REPERTOIRE), dict[str, int]()
+    for state in replay.partitions:
+        state.profiles = Stored()
     for n in range(count):
         value = mutated(chance.choice(SEEDS), chance)
         before = sum(times for (kind, *_), times in replay.counts.items() if kind == "rejects")
@@ -221,25 +246,19 @@ def fuzz_signals(count: int, seed: int) -> dict[str, int]:
         assert set(rejects) <= set(CODES), value
         end = rejects[0] if rejects else "accepted"
         ends[end] = ends.get(end, 0) + 1
-    for state in replay.partitions:
-        assert_storable(state)
     return ends
 
 
 def fuzz_records(count: int, seed: int) -> dict[str, int]:
     """Handle records of every topic with garbage for keys, headers and values; returns how many ended how."""
     chance, ends = random.Random(seed), dict[str, int]()
-    states = [MemoryState() for _ in range(4)]
+    states = [MemoryState(profiles=Stored()) for _ in range(4)]
     for n in range(count):
         topic, partition = chance.choice(READ), chance.randrange(4)
         record = Record(topic, partition, n, START_MS + n, *_garbage(topic, chance))
         effects = handle(record, states[partition], REPERTOIRE, SCORER)
         end = outcome_of(effects, record) if topic != "links" or effects.counts else "settled"
         ends[end] = ends.get(end, 0) + 1
-        if n % 100 == 0:
-            assert_storable(states[partition])
-    for state in states:
-        assert_storable(state)
     return ends
 
 
@@ -290,7 +309,7 @@ def test_garbage_on_every_topic_is_accepted_or_rejected() -> None:
     """Keys, headers and values that no engine wrote, too."""
     ends = fuzz_records(2_000, seed=1)
     assert len(ends) >= 10
-    assert min(ends["accepted"], ends["settled"], ends["malformed"]) > 50
+    assert min(ends["accepted"], ends["settled"], ends["malformed"]) > 30
 
 
 @pytest.mark.slow

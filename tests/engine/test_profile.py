@@ -78,7 +78,7 @@ def some(names: str) -> st.SearchStrategy[list[Signal]]:
 
 @given(some("abc"), st.randoms(use_true_random=False))
 def test_the_order_of_signals_does_not_matter(sequence: list[Signal], chance: Any) -> None:
-    """Late ones land where their event time says: traits, last signals, consent, aggregates and first and last sight."""
+    """Late ones land where their event time says: traits, last signals, consent, aggregates, first and last sight."""
     shuffled = sequence.copy()
     chance.shuffle(shuffled)
     assert folded(*shuffled) == folded(*sequence)
@@ -279,7 +279,7 @@ def overfull() -> Profile:
         identifiers={name: Seen("k", 0, at) for at, name in enumerate(order)},
         timers=[Timer(name, at, track(0)) for at, name in enumerate(order)],
         merged=[*order],
-        watermarks={name: 9 for name in order},
+        watermarks=dict.fromkeys(order, 9),
     )
 
 
@@ -287,7 +287,14 @@ def test_every_bound_holds_and_is_counted() -> None:
     """The oldest make room, except among timers, where the next ones stay."""
     profile = overfull()
     enforce_bounds(profile, SMALL)
-    for kept in (profile.traits, profile.trait_times, profile.last, profile.identifiers, profile.merged, profile.watermarks):
+    for kept in (
+        profile.traits,
+        profile.trait_times,
+        profile.last,
+        profile.identifiers,
+        profile.merged,
+        profile.watermarks,
+    ):
         assert sorted(kept) == ["a", "b", "c"]
     assert [each.trigger for each in profile.timers] == ["e", "d", "c"]
     counted = ("traits", "last_signals", "identifiers", "timers", "merges", "watermarks")
@@ -309,7 +316,9 @@ def test_what_is_too_large_is_not_kept() -> None:
     """A trait's value or name, or a signal's properties: dropped and counted; the signal itself is remembered."""
     rules = ProfileRules(limits=SMALL)
     large = {"text": "x" * 30, "list": [1] * 30, "n" * 257: 1, "fits": "x" * 18}
-    profile = folded(track(1, properties={"a": "x" * 30}, traits=large), track(1, "Fits", properties={"a": 1}), rules=rules)
+    profile = folded(
+        track(1, properties={"a": "x" * 30}, traits=large), track(1, "Fits", properties={"a": 1}), rules=rules
+    )
     assert profile.traits == {"fits": "x" * 18}
     assert profile.last == {"Go": LastSignal(1, {}), "Fits": LastSignal(1, {"a": 1})}
     assert profile.dropped == {"trait_bytes": 3, "last_signal_bytes": 1}
@@ -318,7 +327,10 @@ def test_what_is_too_large_is_not_kept() -> None:
 def test_consent_without_room_is_counted() -> None:
     """As everything that hits a bound."""
     many = [{"channel": f"c{n}", "status": "granted"} for n in range(70)]
-    assert folded(track(1, CONSENT_EVENT, properties={"consents": many})).dropped == {"consent": 6, "last_signal_bytes": 1}
+    assert folded(track(1, CONSENT_EVENT, properties={"consents": many})).dropped == {
+        "consent": 6,
+        "last_signal_bytes": 1,
+    }
 
 
 @given(st.lists(signals(traits=st.dictionaries(TEXT, JSON)), max_size=12))

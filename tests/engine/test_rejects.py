@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+
 import jsonschema
 import msgspec
 import pytest
@@ -61,7 +62,10 @@ def test_a_record_from_no_time_is_rejected(timestamp_ms: int) -> None:
     found = bad_timestamp(Record("signals", 0, 0, timestamp_ms, None, a_signal()))
     assert found is not None
     assert found.code == "bad-timestamp"
-    assert reject(b"", timestamp_ms=timestamp_ms).rejected_at in ("1970-01-01T00:00:00.000Z", "2999-12-31T23:59:59.999Z")
+    assert reject(b"", timestamp_ms=timestamp_ms).rejected_at in (
+        "1970-01-01T00:00:00.000Z",
+        "2999-12-31T23:59:59.999Z",
+    )
 
 
 def test_a_signal_is_accepted_or_rejected() -> None:

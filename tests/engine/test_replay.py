@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.expression import compile_expression
 from engine.record import Output
-from engine.repertoire import ProfileRules, Repertoire, Segment, Trigger
+from engine.repertoire import Arbitration, ProfileRules, Repertoire, Segment, Trigger
 from engine.replay import Replay
 from tests.engine.strategies import bodies, mutated
 from tests.repertoires import DAY_MS, HOUR_MS, START_MS, Builder, a_replay, a_signal, decisions_of
@@ -31,7 +31,9 @@ def waiting(**changes: Any) -> Repertoire:
 
 def told(replay: Replay, *story: tuple[int, str]) -> list[tuple[str, int]]:
     """Publish events at minutes; returns trigger and minute of each decision."""
-    outputs = [each for minute, event in story for each in replay.signal(a_signal(event), START_MS + minute * MINUTE_MS)]
+    outputs = [
+        each for minute, event in story for each in replay.signal(a_signal(event), START_MS + minute * MINUTE_MS)
+    ]
     return made(outputs)
 
 
@@ -43,7 +45,9 @@ def made(outputs: list[Output]) -> list[tuple[str, int]]:
 
 
 LINES = st.lists(
-    st.tuples(bodies().map(lambda body: json.dumps(body).encode()), st.integers(0, HOUR_MS), st.booleans(), st.randoms()),
+    st.tuples(
+        bodies().map(lambda body: json.dumps(body).encode()), st.integers(0, HOUR_MS), st.booleans(), st.randoms()
+    ),
     max_size=12,
 )
 
@@ -68,17 +72,13 @@ def test_another_seed_draws_otherwise() -> None:
         builder = Builder()
         for n in range(8):
             builder.action(f"a{n}")
-        replay = a_replay(builder.build(seed=seed, arbitration=_exploring()))
-        return [each["action"] for n in range(30) for each in decisions_of(replay.signal(a_signal(user=f"u{n}"), START_MS))]
+        replay = a_replay(builder.build(seed=seed, arbitration=Arbitration(epsilon=0.9)))
+        return [
+            each["action"] for n in range(30) for each in decisions_of(replay.signal(a_signal(user=f"u{n}"), START_MS))
+        ]
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
-
-
-def _exploring() -> Any:
-    from engine.repertoire import Arbitration
-
-    return Arbitration(epsilon=0.9)
 
 
 def test_what_fell_due_happens_before_what_comes_after() -> None:
