@@ -20,6 +20,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 DAY_MS = 86_400_000
+MAX_PROFILE_BYTES = 8 * 1024 * 1024
+"""Records that carry whole profiles may be larger than what brokers take by default (1 MiB)."""
 _BROKER_DEFAULT = -1
 _CLEANUP = "cleanup.policy"
 _VISIBLE_SECONDS = 10.0
@@ -29,7 +31,7 @@ _VISIBLE_POLL_SECONDS = 0.05
 class Topic(msgspec.Struct, frozen=True):
     """One topic. `role`: its name without the prefix. `by_customer`: partition n holds the customers of partition n.
 
-    `single`: has one partition. `retention_ms`: None: the broker's default.
+    `single`: has one partition. `retention_ms`, `max_bytes` (of one record): None: the broker's default.
     """
 
     role: str
@@ -38,17 +40,18 @@ class Topic(msgspec.Struct, frozen=True):
     by_customer: bool = True
     single: bool = False
     retention_ms: int | None = None
+    max_bytes: int | None = None
 
 
 TOPICS = (
     Topic("signals", "any identifier of the customer"),
     Topic("links", "identifier"),
-    Topic("customers", "canonical customer id"),
+    Topic("customers", "canonical customer id", max_bytes=MAX_PROFILE_BYTES),
     Topic("decisions", "canonical customer id"),
     Topic("outcomes", "customer id as found in the decision"),
     Topic("learning", "model id", by_customer=False),
     Topic("models", "model id", cleanup="compact", by_customer=False, single=True),
-    Topic("profiles", "canonical customer id", cleanup="compact"),
+    Topic("profiles", "canonical customer id", cleanup="compact", max_bytes=MAX_PROFILE_BYTES),
     Topic("identities", "identifier", cleanup="compact"),
     Topic("journeys", "canonical customer id", retention_ms=30 * DAY_MS),
     Topic("config", "config version", cleanup="compact", by_customer=False, single=True),
@@ -142,6 +145,8 @@ def _new_topic(topic: Topic, prefix: str, partitions: int) -> NewTopic:
     configs: dict[str, str] = {_CLEANUP: topic.cleanup}
     if topic.retention_ms is not None:
         configs["retention.ms"] = str(topic.retention_ms)
+    if topic.max_bytes is not None:
+        configs["max.message.bytes"] = str(topic.max_bytes)
     return NewTopic(
         f"{prefix}{topic.role}",
         partition_count(topic, partitions),

@@ -13,7 +13,7 @@ from engine import candidates, delivery, history, identity, outcomes, triggers
 from engine.arrival import Arrival, Notice, arrive, claim_message, decode_claim, forward, notice
 from engine.budgets import Share
 from engine.context import Context, Request, context_of, folded_scope, with_request
-from engine.decision import Decision, outputs_of
+from engine.decision import Decision, decision_id, outputs_of
 from engine.funnel import REQUEST, Ask, Funnel, Lap, decide
 from engine.identity import Demoted, Identifier
 from engine.murmur import partition_of
@@ -262,8 +262,15 @@ def _answer(profile: Profile, signal: Signal, request: Request, context: Context
 
 
 def _decide(profile: Profile, ask: Ask, context: Context, turn: _Turn) -> list[Decision]:
-    """Run the funnel and put what it decided out."""
+    """Run the funnel and put what it decided out.
+
+    Upstream may repeat a message after so many others that its id is forgotten. Its decision is not made anew while
+    the history still has it: the same id must not get a second content.
+    """
     repertoire, effects = turn.repertoire, turn.effects
+    first = decision_id(ask.cause, profile.customer_id, ask.trigger, ask.placement, 1)
+    if history.find(profile, first) is not None:
+        return []
     share = Share(turn.record.partition, repertoire.partitions)
     funnel = Funnel(ask, profile, context, turn.state.budgets, share, repertoire, turn.scorer, turn.lap)
     made = decide(funnel)

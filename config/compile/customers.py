@@ -18,6 +18,7 @@ from engine.aggregates import Aggregate, Window
 from engine.algebra import WindowKind
 from engine.calendar import Zones
 from engine.expression import ANY, NUMBER, Expression, compile_expression
+from engine.identity import USER_ID
 from engine.repertoire import IdentifierKind, IdentityRules, Limits, ProfileRules, Segment
 
 ALWAYS_BLOCKED = re.compile(r"\A(?:[0-]*|-1|null|anonymous|undefined|unknown|none)\Z", re.IGNORECASE)
@@ -48,6 +49,9 @@ def compile_identity(identifiers: Identifiers, c: Compilation) -> IdentityRules:
             c.fault((*at, "kind"), "given twice", found=show(each.kind), expected="each kind once")
         window_ms = None if each.window is None else c.span_ms((*at, "window"), each.window)
         kinds[each.kind] = IdentifierKind(kind=each.kind, limit=each.limit, window_ms=window_ms)
+    if next(iter(kinds)) != USER_ID:
+        # Anything stronger than user ids would make users one customer without an `alias`.
+        c.fault((*path, "priority"), "user ids must be the strongest kind", found=next(iter(kinds)), expected=USER_ID)
     blocked = [_pattern((*path, "blocked"), each, c) for each in sorted(identifiers.blocked)]
     return IdentityRules(kinds=tuple(kinds.values()), blocked=(ALWAYS_BLOCKED, *blocked))
 

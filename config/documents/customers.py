@@ -118,7 +118,10 @@ class Identifiers(Document, frozen=True):
 
     priority: Annotated[
         tuple[Identifier, ...],
-        Meta(description="Kinds from strong to weak. Others follow by name, at most 5 of each."),
+        Meta(
+            description="Kinds from strong to weak, userId first. Others follow by name, at most 5 of each.",
+            min_length=1,
+        ),
     ] = (
         Identifier(kind="userId", limit=1),
         Identifier(kind="email"),

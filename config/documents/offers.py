@@ -101,7 +101,9 @@ class Treatment(Document, frozen=True):
     ] = frozenset()
     purpose: Annotated[
         Id | None,
-        Meta(description="What consent it needs; left out: marketing for actions of class default, else transactional."),
+        Meta(
+            description="What consent it needs; left out: marketing for actions of class default, else transactional."
+        ),
     ] = None
     when: Annotated[Condition | None, Meta(description="A further condition of this treatment.")] = None
     propensity: Annotated[

@@ -92,4 +92,5 @@ if __name__ == "__main__":
     from agents.settings import read_settings
     from agents.worker import run_worker
 
-    sys.exit(run_worker(read_settings(os.environ), counting_engine(), create_topics=True))
+    create = "--only-existing-topics" not in sys.argv
+    sys.exit(run_worker(read_settings(os.environ), counting_engine(), create_topics=create))

@@ -41,7 +41,7 @@ def a_world(size: int = 60, seed: int = 1) -> World:
     return World(retail(), size, seed, START_MS)
 
 
-def a_decision(action: str, channel: str, **changes: object) -> Decision:
+def a_decision(action: str | None, channel: str | None, **changes: object) -> Decision:
     """A decision for `customer-0`; asked for by a touchpoint unless `trigger` says otherwise."""
     fields: dict[str, object] = {
         "decision_id": "d",
@@ -136,8 +136,8 @@ def test_outcomes_are_valid_and_name_their_decision():
 
 def test_strangers_stay_strangers_and_newcomers_are_recognised():
     """Who never logs in never says a user id; a newcomer's anonymous device later belongs to the customer."""
-    world = a_world(200)
-    engine, _ = _play(world, PriorScorer(retail()), 4)
+    world = a_world(80)
+    engine, _ = _play(world, PriorScorer(retail()), 3)
     newcomer = next(each for each in world.people if each.standing == "newcomer" and each.signed_up)
     device = next(each for each in newcomer.devices if each.known)
     redirects = {key: each.canonical for partition in engine.partitions for key, each in partition.identities.items()}
@@ -161,7 +161,7 @@ def test_offers_succeed_as_often_as_their_hidden_chance_says():
     reported = [msgspec.json.decode(each.value) for each in world.advance(START_MS + HOUR_MS)]
     taken = [each["value"] for each in reported if each["type"] == "convert"]
     assert abs(len(taken) - count * chance) < 4 * (count * chance * (1 - chance)) ** 0.5
-    assert set(taken) == {pytest.approx(worth)}
+    assert taken == pytest.approx([worth] * len(taken))
     assert world.earned.realised == pytest.approx(sum(taken))
 
 
@@ -241,7 +241,7 @@ def test_control_and_nothing_have_no_effect():
     """Held-out customers and empty answers reach nobody."""
     world = a_world()
     world.receive(a_decision("welcome", "web", control=True), START_MS)
-    world.receive(a_decision("welcome", "web", action=None, channel=None), START_MS)
+    world.receive(a_decision(None, None), START_MS)
     world.receive(a_decision("welcome", "web", customer_id="somebody-else"), START_MS)
     assert world.earned == Earnings()
     assert not outcomes_of(world.advance(START_MS + HOUR_MS))

@@ -191,6 +191,15 @@ def test_every_record_of_state_carries_its_owner(group: Group):
     assert {dict(record.headers())["batuta-kind"] for record in claims} == {b"owner"}
 
 
+def test_missing_topics_are_named(group: Group):
+    """A worker that is not to create topics says which are missing and what to do, and exits with 1."""
+    worker = group.start("--only-existing-topics")
+    assert worker.process.wait(20) == 1
+    assert f"missing: {group.prefix}signals, " in worker.said()
+    assert "`batuta topics --apply`" in worker.said()
+    assert len(worker.said().splitlines()) == 1
+
+
 def test_unreachable_broker_is_exit_code_3(tmp_path: Path):
     """When there is no broker, the worker says so in one line and exits with 3."""
     with socket.socket() as taken:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from tests.agents.counting import Counter, decode
 
@@ -34,9 +33,9 @@ class Group:
         self._workers: list[Worker] = []
         self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
 
-    def start(self, **settings: Any) -> Worker:
+    def start(self, *arguments: str, **settings: Any) -> Worker:
         """Start another worker of the group."""
-        worker = Worker(self, self._directory / f"worker-{len(self._workers)}.log", settings)
+        worker = Worker(self, self._directory / f"worker-{len(self._workers)}.log", arguments, settings)
         self._workers.append(worker)
         return worker
 
@@ -105,16 +104,11 @@ class Group:
                 time.sleep(0.2)
         consumer.close()
 
-    def topics(self) -> set[str]:
-        """Names of the topics there are, without the prefix."""
-        found = AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=PATIENCE_SECONDS).topics
-        return {name.removeprefix(self.prefix) for name in found if name.startswith(self.prefix)}
-
 
 class Worker:
     """One worker process."""
 
-    def __init__(self, group: Group, log: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, group: Group, log: Path, arguments: Iterable[str], settings: Mapping[str, Any]) -> None:
         given = {
             "bootstrap": group.bootstrap,
             "prefix": group.prefix,
@@ -129,7 +123,7 @@ class Worker:
         self._log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.agents.counting"],
+                [sys.executable, "-m", "tests.agents.counting", *arguments],
                 cwd=ROOT,
                 env={**os.environ, **environ},
                 stdout=out,

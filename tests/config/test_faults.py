@@ -154,8 +154,12 @@ TABLE: dict[str, tuple[str, str]] = {
         "kind: profile\naggregates: {a: {function: count, ¦window: {decayed: 1d, offset: 1h}}}\n",
         "only tumbling has one",
     ),
+    "an identifier stronger than user ids": (
+        "kind: profile\nidentifiers: {priority: ¦[{kind: email}, {kind: userId}]}\n",
+        "user ids must be the strongest kind",
+    ),
     "an identifier given twice": (
-        "kind: profile\nidentifiers: {priority: [{kind: email}, {kind: ¦email}]}\n",
+        "kind: profile\nidentifiers: {priority: [{kind: userId}, {kind: email}, {kind: ¦email}]}\n",
         "given twice",
     ),
     "a bad regular expression": (

@@ -220,7 +220,7 @@ def test_constraints_are_asked_in_order():
         repertoire = Builder().action("a").build(constraints=Constraints(purposes=purposes, **kept), channels=silent)
         found += [(each.stage, each.reason.rpartition("(")[2]) for each in let_through(repertoire, profile)[1]]
     assert [stage for stage, _ in found] == ["consent", "contact-policy", "contact-policy", "quiet-hours", "budget"]
-    assert [why for _, why in found][1:3] == ["contacts)", "l)"]
+    assert [why for _, why in found][1:3] == ["contact-action-1)", "l)"]
 
 
 SUPPRESSIONS = [

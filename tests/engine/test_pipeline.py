@@ -340,3 +340,16 @@ def _read_back(output: Output, offset: int) -> Record:
     assert output.key is not None
     partition = partition_of(output.key.decode(), 4)
     return Record(output.topic, partition, offset, output.timestamp_ms or 0, output.key, output.value, output.headers)
+
+
+def test_a_forgotten_message_id_mints_no_second_content() -> None:
+    """Repeated after more messages than are remembered, a signal gets no second decision under its first's id."""
+    builder = Builder().action("a", value=2.0).action("b", value=1.0, eligibility=["profile.rich == true"])
+    replay = a_replay(builder.build())
+    first = decisions_of(replay.signal(a_signal(messageId="m"), START_MS))
+    for n in range(200):
+        traits = {"rich": True, "n": n}
+        replay.signal(a_signal(None, type="identify", messageId=f"other-{n}", traits=traits), START_MS + n)
+    again = decisions_of(replay.signal(a_signal(messageId="m"), START_MS + 1000))
+    assert len(first) == 1
+    assert again == []
