@@ -8,12 +8,15 @@ from random import Random
 import msgspec
 
 from agents.population import CATEGORY_SPREAD, REPLENISHED, SHELVES, Person, Product
+from engine.outcomes import OutcomeType
 from engine.repertoire import Action, Candidate, Repertoire, Treatment
 
 MARGIN = 0.3
 BOUNCES = {"email": 0.02, "sms": 0.01}
 """Share of addresses on a channel that do not work, by channel."""
 
+_NOTICED_AFTER_MINUTES = {"push": 8, "sms": 4, "whatsapp": 5, "email": 75}
+"""Median time until a message is noticed, by channel; elsewhere a minute."""
 _SELLING = frozenset({"cart", "replenishment", "discovery", "welcome", "win-back"})
 """Groups of actions whose success is an order."""
 _GOODWILL = {"recovery": 20.0, "feedback": 3.0, "tiers": 6.0, "window": 2.0, "courtesy": 1.0}
@@ -101,6 +104,29 @@ def _need(person: Person, action: Action) -> float:
     if action.group == "recovery":
         return need + (0.5 if person.unhappy else _IMPOSSIBLE)
     return need
+
+
+# --- How people react ---
+
+
+def noticed_at_ms(person: Person, channel: str, at_ms: int, random: Random) -> int:
+    """When a message that arrives at `at_ms` is noticed: after a while that depends on the channel, and awake."""
+    median_ms = _NOTICED_AFTER_MINUTES.get(channel, 1) * 60_000
+    return person.awake_at(at_ms + int(median_ms * random.lognormvariate(0.0, 0.8)))
+
+
+def refusal(draw: float, tired: float) -> OutcomeType | None:
+    """How somebody who saw an offer does not take it, by a draw from [0, 1); the more tired, the harder."""
+    annoyed = 0.3 + 0.7 * min(tired, 2.0)
+    refusals: tuple[tuple[OutcomeType, float], ...] = (("unsubscribe", 0.008), ("reject", 0.03), ("dismiss", 0.15))
+    for what, share in refusals:
+        draw -= share * annoyed
+        if draw < 0:
+            return what
+    return "click" if draw < 0.1 else None
+
+
+# --- What it brought ---
 
 
 class Earnings(msgspec.Struct):

@@ -102,15 +102,17 @@ class Play:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=self._settings.fetch_wait_ms,
         )
-        await self._producer.start()
-        await self._consumer.start()
+        async with contextlib.AsyncExitStack() as opened:
+            for client in (self._producer, self._consumer):
+                opened.push_async_callback(client.stop)
+                await client.start()
+            self._opened = opened.pop_all()
         read, numbers = ("decisions", "rejects"), range(self._settings.partitions)
         self._consumer.assign([TopicPartition(self._topic(role), each) for role in read for each in numbers])
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._producer.stop()
-        await self._consumer.stop()
+        await self._opened.aclose()
 
     def _topic(self, role: str) -> str:
         return f"{self._settings.prefix}{role}"
@@ -128,7 +130,9 @@ class Play:
 
     async def run(self, stop: asyncio.Event, scene: Scene, check: Callable[[], None]) -> None:
         """Play as long as the scene says or until `stop`, and sum up. `check` raises when the worker is gone."""
-        began = perf_counter()
+        began, begins_ms = perf_counter(), self._shop_ms()
+        self._world.begin(begins_ms)
+        self._rival.world.begin(begins_ms)
         work = (self._publish(), self._read(), self._live_beside(), self._show(scene, began, check))
         tasks = [asyncio.ensure_future(each) for each in (*work, stop.wait())]
         await asyncio.wait(tasks, timeout=scene.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -174,7 +178,7 @@ class Play:
                     continue
                 for record in records:
                     decision = _decode(record.value)
-                    if self.tally.read_decision(decision, now):
+                    if self.tally.read_decision(decision, now, record.value):
                         self._spotlight.offer(decision, now)
                         self._world.receive(decision, shop_ms)
 
@@ -186,8 +190,11 @@ class Play:
     async def _show(self, scene: Scene, began: float, check: Callable[[], None]) -> None:
         """A frame a few times a second, or a line every few seconds."""
         live = Live(console=self._console, screen=True, auto_refresh=False) if is_live(self._console) else None
+        pause = PLAIN_SECONDS if live is None else FRAME_SECONDS
+        self.tally.mark(perf_counter())
         with live or contextlib.nullcontext():
             while True:
+                await asyncio.sleep(pause)
                 check()
                 self.tally.mark(perf_counter())
                 self._note_curves()
@@ -196,7 +203,6 @@ class Play:
                     self._console.print(plain_line(self.tally, moment), highlight=False, soft_wrap=True)
                 else:
                     live.update(Frame(self.tally, scene, moment, self._narrator, self._spotlight.shown), refresh=True)
-                await asyncio.sleep(PLAIN_SECONDS if live is None else FRAME_SECONDS)
 
     def _note_curves(self) -> None:
         for curve, world in ((self.tally.engine, self._world), (self.tally.chance, self._rival.world)):

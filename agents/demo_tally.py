@@ -95,7 +95,7 @@ class Tally:
 
     def __init__(self, waiting: Collection[str] = ()) -> None:
         self.signals = self.outcomes = self.rejects = 0
-        self.decisions = self.repeated = 0
+        self.decisions = self.repeated = self.contradicted = 0
         self.by_action: Counter[tuple[str, str]] = Counter()
         self.by_stage: Counter[str] = Counter()
         self.reasons: dict[str, Counter[str]] = {}
@@ -104,7 +104,7 @@ class Tally:
         self.engine, self.chance = Curve(), Curve()
         self._waiting = frozenset(waiting)
         self._sent: dict[str, float] = {}
-        self._read: dict[str, None] = {}
+        self._read: dict[str, int] = {}
 
     def send_signal(self, message_id: str, now: float) -> None:
         """A signal is about to be published; `now` in seconds, of a clock that only goes forward."""
@@ -112,12 +112,14 @@ class Tally:
         self._sent[message_id] = now
         _shorten(self._sent)
 
-    def read_decision(self, decision: Decision, now: float) -> bool:
-        """A decision was read; False when it was read before, and is only counted as repeated."""
-        if decision.decision_id in self._read:
+    def read_decision(self, decision: Decision, now: float, value: bytes = b"") -> bool:
+        """A decision was read, as these bytes; False when its id was read before, which is only counted."""
+        content, known = hash(value), self._read.get(decision.decision_id)
+        if known is not None:
             self.repeated += 1
+            self.contradicted += known != content
             return False
-        self._read[decision.decision_id] = None
+        self._read[decision.decision_id] = content
         _shorten(self._read)
         self.decisions += 1
         self.by_action[label_of(decision), decision.channel or "-"] += 1

@@ -180,7 +180,7 @@ def _rule(title: str, options: ConsoleOptions) -> RenderableType:
 
 def _curves(tally: Tally, options: ConsoleOptions, height: int) -> Iterator[RenderableType]:
     top = max([0.0, *tally.engine.points, *tally.chance.points])
-    for name, style, curve in (("engine", ENGINE, tally.engine), ("chance", CHANCE, tally.chance)):
+    for name, style, curve in (("engine", ENGINE, tally.engine), ("random", CHANCE, tally.chance)):
         width = options.max_width - _LABEL_WIDTH - 8
         drawn = [""] if options.ascii_only else chart(curve.points, width, height, top)
         latest = f"{curve.points[-1]:,.0f}" if curve.points else ""
@@ -213,7 +213,7 @@ def _squeezed(points: Sequence[float], width: int) -> list[float]:
 def plain_line(tally: Tally, moment: Moment) -> str:
     """One line for logs and pipes."""
     quantiles = "  ".join(f"{name} {value}" for name, value in _quantiles(tally.latencies).items())
-    curves = (("engine", tally.engine), ("chance", tally.chance))
+    curves = (("engine", tally.engine), ("random", tally.chance))
     reward = ", ".join(f"{name} {curve.points[-1]:,.0f}" for name, curve in curves if curve.points)
     return (
         f"{_clock(moment.elapsed)}  {moment.shop_time}  "
@@ -253,7 +253,7 @@ def summary_rows(tally: Tally, scene: Scene, moment: Moment, result: Result) -> 
         ("played", f"{_clock(moment.elapsed)}, {shop} in a shop of {scene.customers:,} customers"),
         ("broker", scene.broker.removeprefix("Broker: ")),
         ("signals", f"{tally.signals:,}, {tally.signals / seconds:,.0f} a second; {tally.rejects} rejected"),
-        ("decisions", f"{tally.decisions:,}, {tally.decisions / seconds:,.0f} a second; {tally.repeated} repeated"),
+        ("decisions", f"{tally.decisions:,}, {tally.decisions / seconds:,.0f} a second; {_repeated(tally)}"),
         ("mostly", _mostly(tally)),
         ("latency", f"{_latency(tally.latencies)}{whose}"),
         ("left out", ", ".join(f"{count:,} by {stage}" for stage, count in tally.by_stage.most_common()) or "nothing"),
@@ -274,10 +274,15 @@ def _choices(result: Result) -> str:
     """What choosing was worth, where there was a choice."""
     engine, chance = result.engine, result.chance
     if engine.choices < 2 or chance.choices < 2:
-        return "too few to compare with chance"
+        return "too few to compare with a random policy"
     worth = [f"{each.per_thousand():,.0f} ± {2 * each.error_per_thousand():,.0f}" for each in (engine, chance)]
     ratio = f", {engine.per_thousand() / chance.per_thousand():.2f} times as much" if chance.expected > 0 else ""
-    return f"1,000 of the engine's are worth {worth[0]} euros, of chance's {worth[1]}{ratio}"
+    return f"1,000 of the engine's are worth {worth[0]} euros, of a random policy's {worth[1]}{ratio}"
+
+
+def _repeated(tally: Tally) -> str:
+    """Delivery is at least once: what comes again must be the same."""
+    return f"{tally.repeated:,} delivered again, {tally.contradicted:,} of them changed"
 
 
 def _mostly(tally: Tally) -> str:

@@ -56,10 +56,13 @@ class Offsets:
         """Offset of the first record not yet begun. KeyError when the partition is not open."""
         return self._next[at]
 
-    def begin(self, at: TopicPartition, end: int) -> Span:
-        """Note that all records below `end` are begun. ValueError when some of them were begun before."""
-        if end <= self._next[at]:
-            raise ValueError(f"{at.topic}[{at.partition}]: offset {end} follows {self._next[at]}; expected later")
+    def begin(self, at: TopicPartition, start: int, end: int) -> Span:
+        """Note that all records from `start` to below `end` are begun.
+
+        ValueError when that is not where the batch before ended: a batch was lost or repeated on its way here.
+        """
+        if start != self._next[at] or end <= start:
+            raise ValueError(f"records {start} to {end} were to be begun, expected them to start at {self._next[at]}")
         span = Span(end)
         self._spans[at].append(span)
         self._next[at] = end
@@ -115,15 +118,21 @@ class Positions:
         self._next = {}
 
     def admit(self, at: TopicPartition, records: Sequence[Any], opening: int) -> Sequence[Any]:
-        """What of a fetched batch is to be delivered: what was not before. `opening`: as the fetch began."""
+        """What of a fetched batch is to be delivered: what was not before. `opening`: as the fetch began.
+
+        Call `advance` once it is.
+        """
         if opening != self.opening or at not in self._next:
             self._behind.add(at)
             return ()
         if records[0].offset < self._next[at]:
             records = [record for record in records if record.offset >= self._next[at]]
-        if records:
-            self._next[at] = records[-1].offset + 1
         return records
+
+    def advance(self, at: TopicPartition, end: int) -> int:
+        """Note that everything below `end` is delivered; returns from where on."""
+        start, self._next[at] = self._next[at], end
+        return start
 
     def refuse(self, at: TopicPartition) -> None:
         """Note that a fetched batch is not delivered."""

@@ -180,6 +180,7 @@ class Ownership:
             restored = await self._read_changelogs({number: logs for number, (_, logs) in fresh.items()})
             for number, (tables, logs) in fresh.items():
                 self._partitions[number] = self._partition(number, tables, logs, restored[number])
+            gc.collect()
             gc.freeze()
 
     async def _unchanged(self, numbers: Collection[int]) -> set[int]:

@@ -48,10 +48,15 @@ class Engine(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one fetch brought of one partition of a topic: one item of the stream of that topic's agent."""
+    """What one fetch brought of one partition of a topic: one item of the stream of that topic's agent.
+
+    `start`: offset at which the batch before it ended; the first record may come later. `incarnation`: of the
+    `Ownership` when it was fetched.
+    """
 
     role: str
     at: TopicPartition
+    start: int
     records: Sequence[Any]
     incarnation: int
 
@@ -61,9 +66,10 @@ class Work:
 
     __slots__ = ("acknowledgements", "at", "decided", "offset", "outputs", "sent", "span", "started")
 
-    def __init__(self, at: TopicPartition, span: Span, started: float) -> None:
+    span: Span
+
+    def __init__(self, at: TopicPartition, started: float) -> None:
         self.at = at
-        self.span = span
         self.started = started
         self.offset = -1
         """Of the record being handled."""
@@ -179,9 +185,9 @@ class Partition:
         async with self._turn:
             if not self._accepting:
                 return
-            end = batch.records[-1].offset + 1
-            work = Work(batch.at, self._around.offsets.begin(batch.at, end), perf_counter())
+            work = Work(batch.at, perf_counter())
             try:
+                work.span = self._around.offsets.begin(batch.at, batch.start, batch.records[-1].offset + 1)
                 await self._handle_all(batch, work)
                 work.acknowledgements = await self.journal.append(self.journal.changes())
             except Exception as error:  # noqa: BLE001 - an agent must not raise: Faust would acknowledge the batch

@@ -1,8 +1,10 @@
 """The simulated world of the demo: customers who browse, buy and complain, and channels that answer decisions.
 
 Pure: time is an argument and all chance comes from the seed, so two worlds with one seed hold the same people with
-the same hidden preferences; only what they are offered sets them apart. In a loop:
+the same hidden preferences; only what they are offered sets them apart:
 
+    for message in world.load(): publish it                 (what the shop knows already)
+    world.begin(now_ms), and then again and again
     for message in world.advance(now_ms): publish it        (signals, and outcomes of decisions received)
     for decision in decisions read: world.receive(decision, now_ms)
 """
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agents.demand import BOUNCES, Demand, Earnings
+from agents.demand import BOUNCES, Demand, Earnings, noticed_at_ms, refusal
 from agents.population import DAY_MS, HOUR_MS, SHELVES, Device, Person, Product, person_of
 from engine.calendar import format_rfc3339
 from engine.consent import CONSENT_EVENT
@@ -34,8 +36,6 @@ MINUTE_MS = 60_000
 
 CONSENT_GRACE_MS = 2 * HOUR_MS
 """How long after a customer's no a message may still arrive that was under way."""
-_NOTICED_AFTER_MS = {"push": 8 * MINUTE_MS, "sms": 4 * MINUTE_MS, "whatsapp": 5 * MINUTE_MS, "email": 75 * MINUTE_MS}
-"""Median time until a message is noticed; elsewhere it is seen at once."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -51,7 +51,10 @@ class Message(NamedTuple):
 
 
 class World:
-    """Customers, their moods and their channels. `size`: how many; `start_ms`: when it begins, epoch milliseconds."""
+    """Customers, their moods and their channels. `size`: how many; `start_ms`: what time it is, epoch milliseconds.
+
+    Nothing happens by itself before `begin`.
+    """
 
     def __init__(self, repertoire: Repertoire, size: int, seed: int, start_ms: int) -> None:
         self.now_ms = start_ms
@@ -69,8 +72,6 @@ class World:
         self._agenda: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._said: list[Message] = []
-        for person in self.people:
-            self._next_visit(person, start_ms)
 
     def _keys_of(self, person: Person) -> Iterator[str]:
         yield identifier_key(USER_ID, person.user_id, self._rules)
@@ -85,6 +86,12 @@ class World:
             if person.standing == "known":
                 self._introduce(person)
         return self._take_said()
+
+    def begin(self, at_ms: int) -> None:
+        """Open the shop: from this time on customers turn up."""
+        self.now_ms = max(self.now_ms, at_ms)
+        for person in self.people:
+            self._next_visit(person, self.now_ms)
 
     def advance(self, until_ms: int) -> list[Message]:
         """Let time pass; returns what customers do and channels report meanwhile, in order of time."""
@@ -158,17 +165,20 @@ class World:
         person, channel, at_ms = contact.person, contact.channel, contact.at_ms
         takes = random.random() < self._demand.chance(person, contact.action, channel, at_ms)
         tired = person.tiredness(at_ms)
-        if contact.decision.trigger != REQUEST:
+        asked = contact.decision.trigger == REQUEST
+        if not asked:
             person.contacted_ms.append(at_ms)
             if not takes and random.random() < BOUNCES.get(channel, 0.0):
                 self._at(at_ms + 20 * SECOND_MS, self._report, contact, "bounce")
                 return
             self._at(at_ms + random.randint(1, 20) * SECOND_MS, self._report, contact, "delivered")
-        noticed_ms = _noticed_ms(contact, random)
+        noticed_ms = (
+            at_ms + random.randint(1, 8) * SECOND_MS if asked else noticed_at_ms(person, channel, at_ms, random)
+        )
         if not takes and random.random() > 0.6:
             return
         self._at(noticed_ms, self._report, contact, "impression")
-        reaction = "convert" if takes else _refusal(random.random(), tired)
+        reaction = "convert" if takes else refusal(random.random(), tired)
         if reaction in ("convert", "click"):
             self._at(noticed_ms + 10 * SECOND_MS, self._report, contact, "click")
         if reaction == "convert":
@@ -390,23 +400,6 @@ def _slots_of(repertoire: Repertoire) -> dict[str, list[str]]:
     for placement in repertoire.placements.values():
         slots.setdefault(placement.channel, []).append(placement.id)
     return slots
-
-
-def _noticed_ms(contact: _Contact, random: Random) -> int:
-    median_ms = _NOTICED_AFTER_MS.get(contact.channel)
-    if contact.decision.trigger == REQUEST or median_ms is None:
-        return contact.at_ms + random.randint(1, 8) * SECOND_MS
-    return contact.person.awake_at(contact.at_ms + int(median_ms * random.lognormvariate(0.0, 0.8)))
-
-
-def _refusal(draw: float, tired: float) -> OutcomeType | None:
-    """How somebody who saw a message does not take it; the more tired, the harder."""
-    annoyed = 0.3 + 0.7 * min(tired, 2.0)
-    for what, share in (("unsubscribe", 0.008 * annoyed), ("reject", 0.03 * annoyed), ("dismiss", 0.15 * annoyed)):
-        draw -= share
-        if draw < 0:
-            return what  # type: ignore[return-value] # a literal of the tuple above
-    return "click" if draw < 0.1 else None
 
 
 def _pick(person: Person) -> Product:

@@ -146,8 +146,7 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
             return
-        if behind := self._positions.to_seek():
-            await self.seek_wait({TP(*at): offset for at, offset in behind.items()})
+        await self._seek_back()
         active, opening = self._get_active_partitions(), self._positions.opening
         if not active:
             await asyncio.sleep(_NOTHING_ASSIGNED_SECONDS)
@@ -161,12 +160,24 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             self._positions.refuse(at)
         elif admitted := self._positions.admit(at, records, opening):
+            start = self._positions.advance(at, admitted[-1].offset + 1)
+            batch = Batch(self.roles[at.topic], at, start, admitted, self.ownership.incarnation)
             self.ownership.deliver()
-            await self.callback(self._message(TP(*at), admitted))
+            await self.callback(self._message(TP(*at), batch))
 
-    def _message(self, at: TP, records: Sequence[Any]) -> ConsumerMessage:
-        last = records[-1]
-        batch = Batch(self.roles[at.topic], TopicPartition(*at), records, self.ownership.incarnation)
+    async def _seek_back(self) -> None:
+        """Have fetched again what was fetched and not delivered."""
+        behind = self._positions.to_seek()
+        try:
+            if behind:
+                await self.seek_wait({TP(*at): offset for at, offset in behind.items()})
+        except IllegalStateError:
+            # Revoked this moment: whoever gets them reads on from what is committed.
+            for at in behind:
+                self._positions.refuse(at)
+
+    def _message(self, at: TP, batch: Batch) -> ConsumerMessage:
+        last = batch.records[-1]
         return ConsumerMessage(
             at.topic,
             at.partition,
@@ -198,6 +209,9 @@ class Consumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         """Go to the committed offsets; Faust calls it when recovery is over, before records flow again."""
+        # When partitions were revoked twice in a row, records may flow already; what is put into the streams
+        # before Faust resumes them, it would throw away.
+        self.stop_flow()
         incarnation = self.ownership.incarnation
         start = {TP(*at): offset for at, offset in self.ownership.start_offsets.items()}
         try:

@@ -27,6 +27,7 @@ def main(names: Sequence[str]) -> int:
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         return _complain(USAGE, f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    load = os.getloadavg()[0]
     quick = os.environ.get("QUICK", "0") not in ("", "0")
     rows: list[Row] = []
     faults: list[str] = []
@@ -42,7 +43,7 @@ def main(names: Sequence[str]) -> int:
         for row in found.rows:
             print(_line(row), flush=True)
     if not names:
-        write(report_of(rows), "bench")
+        write(report_of(rows, load), "bench")
     return _complain(WRONG, "; ".join(faults)) if faults else DONE
 
 

@@ -98,9 +98,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def report_of(rows: Sequence[Row]) -> Report:
-    """A report of this moment, this machine and this commit."""
-    return Report(_machine(), datetime.now(UTC).isoformat(timespec="seconds"), _commit(), tuple(rows))
+def report_of(rows: Sequence[Row], load: float) -> Report:
+    """A report of this moment, this machine and this commit. `load`: the machine's, before anything was measured."""
+    machine = f"{_machine()}, load average {load:.1f} at the start"
+    return Report(machine, datetime.now(UTC).isoformat(timespec="seconds"), _commit(), tuple(rows))
 
 
 def _machine() -> str:

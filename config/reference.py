@@ -45,13 +45,16 @@ def _table(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterato
     required = set(schema.get("required", ()))
     for name, field in schema["properties"].items():
         if name != "kind":
-            default = "required" if name in required else _default(field.get("default"))
+            default = "required" if name in required else _default(field)
             yield f"| `{name}` | {_value(field, definitions)} | {default} | {_cell(field.get('description', ''))} |"
     yield ""
 
 
-def _default(value: Any) -> str:
+def _default(field: Mapping[str, Any]) -> str:
     """A default that can be read at a glance; a map's are told where its fields are."""
+    value = field.get("default")
+    if field.get("uniqueItems"):
+        value = sorted(value)
     return (
         ""
         if value in (None, "", []) or isinstance(value, dict)

@@ -253,19 +253,21 @@ def _quiet_hours(candidate: Candidate, rules: CoveringRules, around: Surrounding
         return None
     channel = candidate.treatment.channel
     if channel not in around.quiet:
-        around.quiet[channel] = _quiet(channel, around)
+        until_ms = quiet_until(channel, around)
+        held = f"quiet hours on {channel} until {format_rfc3339(until_ms)}" if until_ms is not None else None
+        around.quiet[channel] = held
     return around.quiet[channel]
 
 
-def _quiet(channel: str, around: Surroundings) -> str | None:
-    """Quiet in any zone that could be the recipient's is quiet."""
+def quiet_until(channel: str, around: Surroundings) -> int | None:
+    """When the quiet hours a channel is in end, epoch milliseconds; quiet in any zone that could be theirs is quiet."""
     ends_ms = [
         until_ms
         for zone in around.zones
         for quiet in around.repertoire.channels[channel].quiet_hours
         if (until_ms := quiet_until_ms(quiet, around.profile.now_ms, zone)) is not None
     ]
-    return f"quiet hours on {channel} until {format_rfc3339(max(ends_ms))}" if ends_ms else None
+    return max(ends_ms, default=None)
 
 
 # --- Budgets ---

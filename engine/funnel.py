@@ -112,6 +112,15 @@ def decide(funnel: Funnel) -> list[Decision]:
     return made
 
 
+def quiet_hours_end(funnel: Funnel) -> int | None:
+    """When quiet hours that held something back end first, epoch milliseconds; None when none did."""
+    if not any(each.stage == "quiet-hours" for each in funnel.rejections):
+        return None
+    around = _surroundings(funnel)
+    ends = [constraints.quiet_until(each, around) for each in {each.treatment.channel for each in funnel.ask.pool}]
+    return min((each for each in ends if each is not None), default=None)
+
+
 def _lap(funnel: Funnel, stage: str) -> None:
     if funnel.lap is not None:
         funnel.lap(stage)

@@ -14,7 +14,7 @@ from engine.arrival import Arrival, Notice, arrive, claim_message, decode_claim,
 from engine.budgets import Share
 from engine.context import Context, Request, context_of, folded_scope, with_request
 from engine.decision import Decision, decision_id, outputs_of
-from engine.funnel import REQUEST, Ask, Funnel, Lap, decide
+from engine.funnel import REQUEST, Ask, Funnel, Lap, decide, quiet_hours_end
 from engine.identity import Demoted, Identifier
 from engine.murmur import partition_of
 from engine.outcomes import Outcome
@@ -158,7 +158,7 @@ def _on_signal(profile: Profile, signal: Signal, turn: _Turn) -> str:
         _answer(profile, signal, request, context, turn)
     for trigger in triggers.due_triggers(signal, changes, context, repertoire):
         if trigger.after_ms:
-            triggers.arm(profile, trigger, signal)
+            triggers.arm(profile, trigger, signal, profile.now_ms + trigger.after_ms)
         else:
             _pull(profile, trigger.id, signal, signal.message_id, context, turn)
     return "applied"
@@ -218,7 +218,8 @@ def _fire_timers(profile: Profile, turn: _Turn) -> None:
     for timer in triggers.take_due(profile, max(profile.now_ms, turn.record.timestamp_ms)):
         profile.now_ms = max(profile.now_ms, timer.at_ms)
         context = context_of(profile, timer.signal, turn.repertoire)
-        _pull(profile, timer.trigger, timer.signal, f"timer:{timer.signal.message_id}", context, turn)
+        cause = f"timer:{timer.at_ms}:{timer.signal.message_id}"
+        _pull(profile, timer.trigger, timer.signal, cause, context, turn)
 
 
 # --- Decisions ---
@@ -227,17 +228,23 @@ def _fire_timers(profile: Profile, turn: _Turn) -> None:
 def _pull(profile: Profile, trigger_id: str, signal: Signal, cause: str, context: Context, turn: _Turn) -> None:
     """Decide for a trigger, unless the configuration no longer has it."""
     trigger = next((each for each in turn.repertoire.triggers if each.id == trigger_id), None)
-    if trigger is not None:
-        ask = Ask(
-            cause=cause,
-            signal=signal,
-            trigger=trigger.id,
-            pool=candidates.for_trigger(turn.repertoire, trigger),
-            limit=trigger.limit,
-            fallback=trigger.fallback,
-            answer_always=trigger.answer_always,
-        )
-        _decide(profile, ask, context, turn)
+    if trigger is None:
+        return
+    ask = Ask(
+        cause=cause,
+        signal=signal,
+        trigger=trigger.id,
+        pool=candidates.for_trigger(turn.repertoire, trigger),
+        limit=trigger.limit,
+        fallback=trigger.fallback,
+        answer_always=trigger.answer_always,
+    )
+    funnel = _funnel(profile, ask, context, turn)
+    made = _decide(funnel, turn)
+    if trigger.hold and all(each.action is None for each in made):
+        until_ms = quiet_hours_end(funnel)
+        if until_ms is not None:
+            triggers.arm(profile, trigger, signal, until_ms)
 
 
 def _answer(profile: Profile, signal: Signal, request: Request, context: Context, turn: _Turn) -> None:
@@ -250,29 +257,32 @@ def _answer(profile: Profile, signal: Signal, request: Request, context: Context
             signal=signal,
             trigger=REQUEST,
             pool=pool,
-            limit=request.limit if request.limit is not None else limit,
+            limit=limit,
             fallback=fallback,
             request=request,
             placement=name,
             taken=taken,
             answer_always=True,
         )
-        made = _decide(profile, ask, with_request(context, request, name), turn)
+        made = _decide(_funnel(profile, ask, with_request(context, request, name), turn), turn)
         taken |= {each.action for each in made if each.action is not None}
 
 
-def _decide(profile: Profile, ask: Ask, context: Context, turn: _Turn) -> list[Decision]:
+def _funnel(profile: Profile, ask: Ask, context: Context, turn: _Turn) -> Funnel:
+    share = Share(turn.record.partition, turn.repertoire.partitions)
+    return Funnel(ask, profile, context, turn.state.budgets, share, turn.repertoire, turn.scorer, turn.lap)
+
+
+def _decide(funnel: Funnel, turn: _Turn) -> list[Decision]:
     """Run the funnel and put what it decided out.
 
     Upstream may repeat a message after so many others that its id is forgotten. Its decision is not made anew while
     the history still has it: the same id must not get a second content.
     """
-    repertoire, effects = turn.repertoire, turn.effects
-    first = decision_id(ask.cause, profile.customer_id, ask.trigger, ask.placement, 1)
-    if history.find(profile, first) is not None:
+    ask, repertoire, effects = funnel.ask, turn.repertoire, turn.effects
+    first = decision_id(ask.cause, funnel.profile.customer_id, ask.trigger, ask.placement, 1)
+    if history.find(funnel.profile, first) is not None:
         return []
-    share = Share(turn.record.partition, repertoire.partitions)
-    funnel = Funnel(ask, profile, context, turn.state.budgets, share, repertoire, turn.scorer, turn.lap)
     made = decide(funnel)
     for each in made:
         effects.outputs += outputs_of(each, repertoire, ask.signal.traceparent)

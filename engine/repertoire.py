@@ -366,7 +366,8 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
     """A moment that starts a decision.
 
     By a signal that makes `when` true, or by a segment entered or left. With `after_ms` it waits that long,
-    `unless` a later signal makes that true meanwhile. `scope`: the candidates considered.
+    `unless` a later signal makes that true meanwhile. `scope`: the candidates considered. `hold`: what only quiet
+    hours prevent is decided afresh when they end.
     """
 
     id: str
@@ -376,6 +377,7 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
     left: str | None = None
     after_ms: int = 0
     unless: Expression | None = None
+    hold: bool = True
     scope: Scope = Scope()
     limit: int = 1
     fallback: str | None = None

@@ -60,15 +60,13 @@ def _is_met(trigger: Trigger, signal: Signal, changes: SegmentChanges, context: 
     return trigger.when is None or trigger.when.test(context)
 
 
-def arm(profile: Profile, trigger: Trigger, signal: Signal) -> Timer:
-    """Start the wait of a delayed trigger over, with the signal that asked for it."""
+def arm(profile: Profile, trigger: Trigger, signal: Signal, at_ms: int) -> None:
+    """Have a trigger wait until a moment, with the signal that asked for it; a wait it had before is over."""
     if len(msgspec.json.encode(signal)) > MAX_TIMER_SIGNAL:
         signal = msgspec.structs.replace(signal, properties={}, context={}, traits={})
         profile.drop("timer_signal")
-    timer = Timer(trigger.id, profile.now_ms + trigger.after_ms, signal)
     profile.timers = [each for each in profile.timers if each.trigger != trigger.id]
-    profile.timers.append(timer)
-    return timer
+    profile.timers.append(Timer(trigger.id, at_ms, signal))
 
 
 def disarm(profile: Profile, context: Context, repertoire: Repertoire) -> None:

@@ -94,6 +94,7 @@ def _trigger(id_: str, written: TriggerDocument, c: Compilation) -> Trigger:
         left=written.left,
         after_ms=after_ms,
         unless=c.optional((*path, "unless"), written.unless, c.vocabulary.rules),
+        hold=written.quiet_hours == "hold",
         scope=_scope((*path, "consider"), written.consider, c),
         limit=written.limit,
         fallback=written.fallback,

@@ -47,6 +47,10 @@ class Trigger(Document, frozen=True):
     unless: Annotated[
         Condition | None, Meta(description="Tried on each signal while waiting: once true, no decision.")
     ] = None
+    quiet_hours: Annotated[
+        Literal["hold", "skip"],
+        Meta(description="hold: what only quiet hours prevent is decided afresh when they end; skip: it is lost."),
+    ] = "hold"
     consider: Annotated[Scope, Meta(description="What may be chosen; left out: everything.")] = Scope()
     limit: Annotated[Places, Meta(description="How many decisions at most.")] = 1
     fallback: Annotated[Id | None, Meta(description="The action to give when nothing qualifies.")] = None

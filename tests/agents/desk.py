@@ -45,7 +45,8 @@ class Desk:
         records = [self.kafka.store(SIGNALS, Stored(-1, 1, key, value, ())) for value in values]
         assert records[-1].offset == len(log) - 1
         self.ownership.deliver()
-        await self.ownership.process(Batch("signals", SIGNALS, records, self.ownership.incarnation))
+        start = records[0].offset
+        await self.ownership.process(Batch("signals", SIGNALS, start, records, self.ownership.incarnation))
 
     def count(self, key: str = "ana") -> int:
         """What the state says was counted."""

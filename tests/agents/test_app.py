@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 async def test_agent_runs_on_any_stream():
     """An agent is a plain async generator: on a list of batches it processes them in order, one after another."""
-    batches = [Batch("signals", TopicPartition("batuta.signals", number), [], 0) for number in range(3)]
+    batches = [Batch("signals", TopicPartition("batuta.signals", number), 0, [], 0) for number in range(3)]
     log: list[str] = []
 
     async def stream():

@@ -103,9 +103,7 @@ def test_running_broker_uses_the_given_one_and_says_so():
     assert said == ["Broker: kafka-1:9092, from BATUTA_BOOTSTRAP"]
 
 
-def test_running_broker_falls_back_when_kafka_cannot_be_fetched(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_running_broker_falls_back_when_kafka_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """When Maven fails, the embedded broker runs instead and both facts are said."""
     _needs_kafka()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -124,9 +122,7 @@ def test_running_broker_falls_back_when_kafka_cannot_be_fetched(
 # --- Fetching Kafka ---
 
 
-def test_failed_fetch_reports_mavens_words_and_leaves_no_jars(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_failed_fetch_reports_mavens_words_and_leaves_no_jars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A fetch that fails raises with the reason, and the next one starts afresh."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _executable(tmp_path / "mvn", "echo Could not resolve kafka_2.13; exit 3")
@@ -144,9 +140,7 @@ def test_two_processes_fetch_at_once(tmp_path: Path):
     script = "from agents.broker import fetch_kafka; print(*sorted(p.name for p in fetch_kafka().iterdir()))"
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-c", script]
-    started = [
-        subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    started = [subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (process.communicate()[0].split() for process in started)
     assert first == second
     assert f"kafka_2.13-{brokers.kafka_version()}.jar" in first

@@ -168,6 +168,14 @@ def test_latency_is_measured_where_a_signal_decides_at_once():
     assert tally.reasons["contact-policy"] == {"2 of 2 since … (week)": 3}
 
 
+def test_a_decision_delivered_again_must_be_the_same():
+    """Repetitions are counted, and apart from them those with another content under the same id."""
+    tally = Tally()
+    for value in (b"one", b"one", b"other"):
+        tally.read_decision(a_decision(), 0.0, value)
+    assert (tally.decisions, tally.repeated, tally.contradicted) == (1, 2, 1)
+
+
 def test_reasons_of_a_kind_are_counted_together():
     """Treatments, levels, days and times do not tell reasons apart; the numbers in them do."""
     assert kind_of_reason("a-push: quiet hours on push until 2026-11-16T08:00:00Z") == "quiet hours on push until …"
@@ -188,11 +196,11 @@ def test_the_summary_adds_up():
     rows = dict(summary_rows(tally, SCENE, MOMENT, Result(rich, poor, 0)))
     assert rows["played"] == "1:01, 2.5 days in a shop of 1,021 customers"
     assert rows["signals"] == "610, 10 a second; 0 rejected"
-    assert rows["decisions"] == "610, 10 a second; 0 repeated"
+    assert rows["decisions"] == "610, 10 a second; 0 delivered again, 0 of them changed"
     assert rows["mostly"] == "free-shipping on push 610"
     assert rows["latency"] == "p50 20 ms, p95 20 ms, p99 20 ms from sending a signal to reading its decision, 610 times"
     assert rows["choices"] == (
-        "1,000 of the engine's are worth 3,000 ± 0 euros, of chance's 2,000 ± 0, 1.50 times as much"
+        "1,000 of the engine's are worth 3,000 ± 0 euros, of a random policy's 2,000 ± 0, 1.50 times as much"
     )
     assert rows["left out"] == "610 by applicability, 610 by contact-policy"
 
@@ -360,6 +368,7 @@ def test_the_demo_plays_and_leaves_nothing_behind(tmp_path):
     assert "\x1b" not in said
     assert _number(r"decisions +([\d,]+), ", said) > 100
     assert _number(r"consent +(\d+) messages", said) == 0
+    assert _number(r"([\d,]+) of them changed", said) == 0
     assert "p50 " in said
     assert not _processes_of(str(tmp_path))
     assert not list(tmp_path.iterdir())

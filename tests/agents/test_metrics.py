@@ -16,6 +16,7 @@ CONTRACT = {
     "batuta_stage_seconds": {"stage"},
     "batuta_rejects": {"topic", "code"},
     "batuta_outcomes": {"type", "result"},
+    "batuta_messages": {"kind", "result"},
     "batuta_suppressed": {"stage"},
     "batuta_learning_examples": {"model"},
     "batuta_profiles": {"partition"},

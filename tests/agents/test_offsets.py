@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def test_committable_is_the_done_prefix(start, sizes, random):
     for size in sizes:
         end += size
         ends.append(end)
-    spans = [offsets.begin(AT, each) for each in ends]
+    spans = [offsets.begin(AT, first, last) for first, last in pairwise([start, *ends])]
     done: set[int] = set()
     for index in random.sample(range(len(spans)), len(spans)):
         offsets.finish(AT, spans[index])
@@ -36,7 +38,7 @@ def test_committed_is_not_committed_again():
     """After a commit only later offsets are committable, and an older confirmation takes nothing back."""
     offsets = Offsets()
     offsets.open({AT: 10})
-    first, second = offsets.begin(AT, 12), offsets.begin(AT, 15)
+    first, second = offsets.begin(AT, 10, 12), offsets.begin(AT, 12, 15)
     offsets.finish(AT, first)
     offsets.commit(offsets.committable())
     assert (offsets.committable(), offsets.committed(AT)) == ({}, 12)
@@ -51,7 +53,7 @@ def test_batch_of_an_earlier_assignment_changes_nothing():
     """A batch that gets done after its partition was taken away and given back is not counted."""
     offsets = Offsets()
     offsets.open({AT: 0})
-    old = offsets.begin(AT, 5)
+    old = offsets.begin(AT, 0, 5)
     offsets.close([AT])
     offsets.finish(AT, old)
     offsets.open({AT: 2})
@@ -60,12 +62,13 @@ def test_batch_of_an_earlier_assignment_changes_nothing():
     assert (offsets.opened(), offsets.next_offset(AT)) == ([AT], 2)
 
 
-def test_beginning_the_same_records_twice_is_refused():
-    """A batch that does not lie after those begun is a bug, and said so."""
+@pytest.mark.parametrize(("start", "end"), [(6, 9), (8, 9), (7, 7)])
+def test_lost_or_repeated_batch_is_noticed(start, end):
+    """A batch that does not begin where the one before it ended is a bug, and said so before anything is handled."""
     offsets = Offsets()
     offsets.open({AT: 7})
-    with pytest.raises(ValueError, match=r"batuta.signals\[3\]: offset 7 follows 7"):
-        offsets.begin(AT, 7)
+    with pytest.raises(ValueError, match="expected them to start at 7"):
+        offsets.begin(AT, start, end)
 
 
 FATES = st.sampled_from(["delivered", "refused", "late", "again", "rebalance"])
@@ -96,7 +99,10 @@ def test_reading_has_no_gap_and_no_repetition(fetches):
             positions.open({AT: start})
             assert positions.admit(AT, batch, opening) == (), "fetched before the partitions came back"
         else:
-            delivered += [record.offset for record in positions.admit(AT, batch, opening)]
+            admitted = positions.admit(AT, batch, opening)
+            if admitted:
+                assert positions.advance(AT, admitted[-1].offset + 1) == start + len(delivered)
+            delivered += [record.offset for record in admitted]
         assert delivered == list(range(start, start + len(delivered)))
 
 
@@ -106,5 +112,6 @@ def test_gaps_of_the_log_itself_are_no_obstacle():
     positions.open({AT: 0})
     batch = [Stored(offset, 1, None, None, ()) for offset in (4, 5, 9)]
     assert positions.admit(AT, batch, positions.opening) == batch
+    assert positions.advance(AT, 10) == 0
     assert positions.admit(AT, batch, positions.opening) == []
     assert positions.to_seek() == {}

@@ -95,7 +95,7 @@ async def test_partitions_somebody_else_served_are_restored(desk):
 async def test_batches_of_an_earlier_assignment_are_dropped(desk):
     """A batch that was fetched before a rebalance is not processed after it."""
     record = desk.kafka.store(SIGNALS, Stored(-1, 1, b"ana", b"a", ()))
-    late = Batch("signals", SIGNALS, [record], desk.ownership.incarnation)
+    late = Batch("signals", SIGNALS, 0, [record], desk.ownership.incarnation)
     await desk.ownership.hand_over()
     await desk.ownership.process(late)
     await desk.serve()

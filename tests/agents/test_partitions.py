@@ -62,7 +62,7 @@ class Bench:
     def batch(self, values: Iterable[bytes], start: int = 0, key: bytes = b"ana") -> Batch:
         """A batch of signals of one key."""
         records = [Stored(start + index, 1, key, value, ()) for index, value in enumerate(values)]
-        return Batch("signals", SIGNALS, records, 0)
+        return Batch("signals", SIGNALS, start, records, 0)
 
 
 async def settle() -> None:

@@ -37,8 +37,10 @@ def retail() -> Repertoire:
 
 
 def a_world(size: int = 60, seed: int = 1) -> World:
-    """A small world of the retail example."""
-    return World(retail(), size, seed, START_MS)
+    """A small world of the retail example, about to begin."""
+    world = World(retail(), size, seed, START_MS)
+    world.begin(START_MS)
+    return world
 
 
 def a_decision(action: str | None, channel: str | None, **changes: object) -> Decision:
@@ -267,6 +269,7 @@ def test_the_engine_beats_chance_and_breaks_no_promise():
     worlds = []
     for repertoire, scorer in ((retail(), PriorScorer(retail())), (by_chance, RandomScorer(1))):
         world = World(repertoire, 250, 5, START_MS)
+        world.begin(START_MS)
         _, rejected = _play(world, scorer, 3, repertoire)
         worlds.append(world)
         assert world.breaches == 0

@@ -62,7 +62,7 @@ def a_report() -> Report:
         row("core.signal", [12.345], "µs", detail="one core"),
         row("core.other", [1234.5], "µs", detail="one core"),
     )
-    return report_of(rows)
+    return report_of(rows, load=0.5)
 
 
 def test_the_json_has_the_published_shape(tmp_path):

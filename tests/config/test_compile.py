@@ -395,9 +395,12 @@ def test_identifiers_have_priorities_and_limits(shop: Repertoire) -> None:
         ("email", 5, None),
         ("anonymousId", 5, None),
     ]
-    priority = [{"kind": "crm", "limit": 2, "window": "7d"}]
+    priority = [{"kind": "userId", "limit": 1}, {"kind": "crm", "limit": 2, "window": "7d"}]
     kinds = a_repertoire(profile={**CONFIG["profile"], "identifiers": {"priority": priority}}).identity.kinds
-    assert [(each.kind, each.limit, each.window_ms) for each in kinds] == [("crm", 2, 7 * DAY_MS)]
+    assert [(each.kind, each.limit, each.window_ms) for each in kinds] == [
+        ("userId", 1, None),
+        ("crm", 2, 7 * DAY_MS),
+    ]
 
 
 def test_arbitration() -> None:

@@ -52,18 +52,54 @@ def test_a_reason_has_the_numbers():
     assert exhausted(_budget(2), spent, 1.0, DAY_STARTS_MS + DAY_MS, Share(0, 1), ZONES) is None
 
 
+def test_what_a_contact_uses():
+    """One decision, or what it costs."""
+    assert amount_of(_budget(1), 2.5) == 1.0
+    assert amount_of(_budget(1, unit="money"), 2.5) == 2.5
+
+
+def test_a_rolling_window_is_free_again_when_it_has_passed():
+    """After its span, and at most one of its steps more."""
+    budget, budgets, share = _budget(1, window=Window(span_ms=DAY_MS)), dict[str, Spending](), Share(0, 1)
+    reserve(budget, budgets, 1.0, START_MS, ZONES)
+    assert exhausted(budget, budgets, 1.0, START_MS + DAY_MS, share, ZONES) is not None
+    assert exhausted(budget, budgets, 1.0, START_MS + DAY_MS + DAY_MS // ROLLING_STEPS, share, ZONES) is None
+
+
+def _room(budget: BudgetRule, now_ms: int) -> int:
+    """How many times 1 fits into an unused budget."""
+    budgets: dict[str, Spending] = {}
+    while exhausted(budget, budgets, 1.0, now_ms, Share(0, 1), ZONES) is None:
+        reserve(budget, budgets, 1.0, now_ms, ZONES)
+    return round(sum(each.used[max(each.used)] for each in budgets.values()))
+
+
 @pytest.mark.parametrize(
-    ("unit", "hours", "allowed"), [("decisions", 0, 0), ("decisions", 1, 1), ("decisions", 12, 5), ("money", 12, 5.0)]
+    ("unit", "window", "day", "hours", "allowed"),
+    [
+        ("decisions", "day", 5, 0, 0),
+        ("decisions", "day", 5, 1, 3),
+        ("decisions", "day", 5, 12, 30),
+        ("money", "day", 5, 12, 30),
+        ("money", "day", 5, 1, 2),
+        ("money", "hour", 5, 12.25, 15),
+        ("decisions", "week", 5, 24, 9),
+        ("money", "week", 8, 12, 30),
+        ("money", "month", 16, 12, 30),
+        ("decisions", "month", 1, 24, 2),
+    ],
 )
-def test_an_even_pace_spreads_a_budget_over_its_window(unit, hours, allowed):
-    """By noon half of it may be used; of decisions the next whole one, so that a small share is used at all."""
-    budget = _budget(10, unit=unit, pacing="even")
-    now_ms = DAY_STARTS_MS + hours * HOUR_MS
-    for used in range(10):
-        said = exhausted(budget, {"b": Spending({DAY_STARTS_MS: float(used)})}, 1.0, now_ms, Share(0, 1), ZONES)
-        assert (said is None) == (used + 1 <= allowed)
-        if said is not None:
-            assert said.startswith(f"{used} of {allowed:g} {unit} so far used since ")
+def test_an_even_pace_spreads_a_budget_over_its_window(unit, window, day, hours, allowed):
+    """Sixty in all, in January 2026: by noon half of the day's, by Thursday noon half of the week's, and so on.
+
+    Of decisions the next whole one, so that a small share is used at all.
+    """
+    budget = _budget(60, unit=unit, pacing="even", window=Window(unit=window))
+    now_ms = DAY_STARTS_MS + (day - 5) * DAY_MS + round(hours * HOUR_MS)
+    assert _room(budget, now_ms) == allowed
+    if allowed == 3:
+        said = exhausted(budget, {"b": Spending({DAY_STARTS_MS: 3.0})}, 1.0, now_ms, Share(0, 1), ZONES)
+        assert said == f"3 of 3 decisions so far used since {format_rfc3339(DAY_STARTS_MS)} (b)"
 
 
 def test_a_late_timer_uses_the_window_it_was_due_in():

@@ -77,6 +77,7 @@ def test_a_slot_or_channel_nobody_configured_has_nothing(placement, channel):
 def test_without_a_slot_everything_on_the_channel_is_considered():
     """Or everything, when no channel is named either."""
     assert _ids(for_request(SHOP, _request(channel="email"), None)[0]) == ["a-email", "b-email"]
+    assert _ids(for_request(SHOP, _request(channel="push"), None)[0]) == ["a-push"]
     assert for_request(SHOP, _request(), None)[0] == SHOP.candidates
 
 

@@ -210,9 +210,13 @@ def test_a_rolling_limit_counts_the_whole_span():
     limit = ContactLimit(id="r", limit=1, window=ROLLING_WEEK)
     repertoire = Builder().action("a").build(constraints=_constrained(contact_limits=(limit,)))
     contacts = [a_contact(START_MS)]
+    assert let_through(repertoire, a_profile(now_ms=START_MS + 7 * DAY_MS + 1, contacts=contacts))[1] == []
     _, [rejection] = let_through(repertoire, a_profile(now_ms=START_MS + 7 * DAY_MS, contacts=contacts))
     assert rejection.reason == "a-email: 1 of 1 any contacts since 2026-01-05 (r)"
-    assert let_through(repertoire, a_profile(now_ms=START_MS + 7 * DAY_MS + 1, contacts=contacts))[1] == []
+    several = ContactLimit(id="r", limit=1, window=ROLLING_WEEK, scope=Scope(channels=frozenset({"push", "email"})))
+    repertoire = Builder().action("a").build(constraints=_constrained(contact_limits=(several,)))
+    _, [rejection] = let_through(repertoire, a_profile(contacts=contacts * 2))
+    assert rejection.reason == "a-email: 2 of 1 email or push contacts since 2025-12-29 (r)"
 
 
 @pytest.mark.parametrize(

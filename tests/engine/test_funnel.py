@@ -356,6 +356,13 @@ def test_several_slots_of_a_page_never_show_one_action_twice():
     assert {each["requestId"] for each in answers} == {"r1"}
 
 
+def test_a_request_gets_no_more_than_it_asks_for_and_the_slot_holds():
+    """The lesser of the two; without a slot what it asks for, else one."""
+    made = [len(_ask(_page(), **each)) for each in ({"placement": "hero", "limit": n} for n in (1, 2, 20))]
+    assert made == [1, 2, 2]
+    assert [len(_ask(_page(), channel="web", **each)) for each in ({}, {"limit": 2}, {"limit": 20})] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("properties", "reason"),
     [
@@ -368,6 +375,7 @@ def test_several_slots_of_a_page_never_show_one_action_twice():
 def test_nothing_because(properties, reason):
     """A slot or channel nobody configured gets an answer that says so."""
     [answer] = _ask(_page(), **properties)
+    assert (answer["rank"], answer["control"]) == (1, False)
     assert (answer["action"], answer["score"], answer["content"], answer["expiresAt"]) == (None, None, None, None)
     assert (answer["probability"], answer["explanation"]["considered"]) == (1.0, 0)
     assert answer["explanation"]["rejected"] == [{"action": "*", "stage": "eligibility", "reason": reason}]

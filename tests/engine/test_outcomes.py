@@ -41,6 +41,13 @@ def test_every_type_of_the_contract_is_accepted(type_):
     assert full == Outcome("o1", "d1", "u1", type_, START_MS, 12.0)
 
 
+def test_ids_have_one_to_512_characters():
+    """Both ends included."""
+    for text in ("x", "x" * MAX_ID):
+        assert isinstance(_decode(decisionId=text, customerId=text, outcomeId=text), Outcome)
+    assert MAX_ID == 512
+
+
 def test_the_types_are_those_of_the_contract():
     """Nine names, which policies and models count; nothing is invented."""
     said = "delivered|impression|click|accept|reject|dismiss|convert|bounce|unsubscribe"

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.calendar import QuietHours
 from engine.context import context_of
 from engine.expression import compile_expression
 from engine.profile import Profile, Timer
-from engine.repertoire import Limits, ProfileRules, Repertoire, Segment, Trigger
+from engine.repertoire import Channel, Limits, ProfileRules, Repertoire, Segment, Trigger
+from engine.replay import Replay
 from engine.signal import Signal
 from engine.triggers import (
     MAX_LIMIT,
@@ -24,7 +26,7 @@ from engine.triggers import (
     take_due,
     update_segments,
 )
-from tests.repertoires import DAY_MS, HOUR_MS, START_MS, Builder, a_profile, a_replay, a_signal, decisions_of
+from tests.repertoires import DAY_MS, HOUR_MS, START_MS, Builder, a_profile, a_replay, a_signal, channels, decisions_of
 
 NOTHING = SegmentChanges()
 
@@ -169,7 +171,7 @@ def test_what_fell_due_is_decided_before_the_signal_that_comes_late():
 def test_a_trigger_the_configuration_no_longer_has_never_fires():
     """Its timers are dropped with the next signal, and one that fires before is ignored."""
     profile = a_profile()
-    arm(profile, ABANDONED, _signal("Added"))
+    arm(profile, ABANDONED, _signal("Added"), START_MS + HOUR_MS)
     repertoire = _repertoire()
     disarm(profile, context_of(profile, _signal(), repertoire), repertoire)
     assert profile.timers == []
@@ -197,8 +199,10 @@ def test_a_timer_keeps_a_bounded_signal():
     """A large one without its properties, which is counted; who and what it was stays."""
     profile = a_profile()
     small, large = _signal(text="x" * 100), _signal(text="x" * MAX_TIMER_SIGNAL)
-    assert arm(profile, ABANDONED, small).signal == small
-    kept = arm(profile, ABANDONED, large).signal
+    arm(profile, ABANDONED, small, START_MS)
+    assert profile.timers[0].signal == small
+    arm(profile, ABANDONED, large, START_MS)
+    kept = profile.timers[0].signal
     assert (kept.message_id, kept.event, kept.properties) == ("m1", "Go", {})
     assert profile.dropped == {"timer_signal": 1}
     assert len(profile.timers) == 1
@@ -283,3 +287,42 @@ def test_every_request_gets_an_answer(properties):
     for each in answers:
         assert each["requestId"] == asked.id
         assert each["action"] == "a" or each["explanation"]["rejected"]
+
+
+QUIET = {**channels(), "push": Channel(id="push", quiet_hours=(QuietHours(start_minute=22 * 60, end_minute=8 * 60),))}
+AT_NIGHT_MS = START_MS + 15 * HOUR_MS
+"""23:00 UTC."""
+
+
+def _night_replay(trigger: Trigger) -> Replay:
+    builder = Builder()
+    builder.action("push-it", builder.treatment("push-it-push", "push"))
+    return a_replay(builder.build(triggers=(trigger,), channels=QUIET))
+
+
+@pytest.mark.parametrize("answer_always", [False, True])
+def test_what_quiet_hours_prevent_is_decided_when_they_end(answer_always: bool):
+    """Not lost and not sent at night: decided afresh at eight, under an id of its own."""
+    replay = _night_replay(Trigger(id="go", events=frozenset({"Go"}), answer_always=answer_always))
+    at_night = decisions_of(replay.signal(a_signal(), AT_NIGHT_MS))
+    assert [each["action"] for each in at_night] == [None] * answer_always
+    assert decisions_of(replay.advance(AT_NIGHT_MS + 9 * HOUR_MS - 1)) == []
+    [in_the_morning] = decisions_of(replay.advance(AT_NIGHT_MS + 9 * HOUR_MS))
+    assert (in_the_morning["action"], in_the_morning["decidedAt"][11:16]) == ("push-it", "08:00")
+    assert in_the_morning["decisionId"] not in {each["decisionId"] for each in at_night}
+
+
+def test_held_back_is_no_longer_decided_once_unless_comes_true():
+    """Bought in the night: nothing to remind of in the morning."""
+    bought = compile_expression("signal.event == 'Bought'")
+    replay = _night_replay(Trigger(id="go", events=frozenset({"Go"}), unless=bought))
+    replay.signal(a_signal(), AT_NIGHT_MS)
+    replay.signal(a_signal("Bought"), AT_NIGHT_MS + HOUR_MS)
+    assert decisions_of(replay.advance(AT_NIGHT_MS + DAY_MS)) == []
+
+
+def test_a_trigger_may_let_quiet_hours_pass():
+    """`quiet_hours: skip`: what is not right at once is not sent at all."""
+    replay = _night_replay(Trigger(id="go", events=frozenset({"Go"}), hold=False))
+    assert decisions_of(replay.signal(a_signal(), AT_NIGHT_MS)) == []
+    assert decisions_of(replay.advance(AT_NIGHT_MS + DAY_MS)) == []
