@@ -129,9 +129,7 @@ def find_broker(environ: Mapping[str, str] = os.environ) -> BrokerChoice:
 
 
 @contextlib.contextmanager
-def running_broker(
-    announce: Callable[[str], None], environ: Mapping[str, str] = os.environ
-) -> Iterator[RunningBroker]:
+def running_broker(announce: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> Iterator[RunningBroker]:
     """Run the broker that `find_broker` chooses and yield it; stop it afterwards if it was started here.
 
     `announce` is called with one line saying which broker is used. When Apache Kafka cannot be fetched or
@@ -143,9 +141,7 @@ def running_broker(
         yield _enter_broker(choice, stack, announce)
 
 
-def _enter_broker(
-    choice: BrokerChoice, stack: contextlib.ExitStack, announce: Callable[[str], None]
-) -> RunningBroker:
+def _enter_broker(choice: BrokerChoice, stack: contextlib.ExitStack, announce: Callable[[str], None]) -> RunningBroker:
     if choice.bootstrap is not None:
         return RunningBroker(choice.bootstrap, choice.kind)
     if choice.kind is BrokerKind.KAFKA:
@@ -385,14 +381,10 @@ def _copy_jars(jars: Path) -> None:
             "-DincludeScope=runtime",
             f"-DoutputDirectory={directory / 'jars'}",
         ]
-        result = subprocess.run(
-            [*maven, *goal], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
+        result = subprocess.run([*maven, *goal], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             reason = " ".join((result.stdout + result.stderr).split())[:600]
-            raise BrokerUnavailable(
-                f"Maven could not fetch Apache Kafka (exit {result.returncode}): {reason}"
-            )
+            raise BrokerUnavailable(f"Maven could not fetch Apache Kafka (exit {result.returncode}): {reason}")
         (directory / "jars").rename(jars)
 
 
@@ -543,6 +535,4 @@ def _free_port_pairs(count: int) -> list[tuple[int, int]]:
             ports.append(port)
         if len(ports) == 2 * count:
             return list(zip(ports[::2], ports[1::2], strict=True))
-    raise BrokerUnavailable(
-        f"No {2 * count} free ports between {_PORTS.start} and {_PORTS.stop} on this machine."
-    )
+    raise BrokerUnavailable(f"No {2 * count} free ports between {_PORTS.start} and {_PORTS.stop} on this machine.")

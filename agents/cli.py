@@ -28,8 +28,8 @@ from agents.explanation import explain_decision
 from agents.replay_files import replay as replay_files
 from agents.settings import InvalidSettings, Settings, read_settings
 from agents.topics import TopicsUnusable
-from config.load import check_directory, load_directory
 from config.faults import ConfigInvalid
+from config.load import check_directory, load_directory
 from config.schema import KINDS, schema_of
 from engine.repertoire import Repertoire
 from engine.schemas import MESSAGES, message_schema

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from time import perf_counter
 
 import msgspec
 
 from agents.partitions import Engine
 from agents.tables import Table, TableSpec
 from engine.budgets import Spending
+from engine.delivery import resume
 from engine.identity import BUDGET, Identity
 from engine.pipeline import handle
 from engine.profile import Profile, Timer, decode_profile, encode_profile
@@ -56,10 +59,33 @@ TABLES = (
 )
 
 
+MEASURED = 64
+"""One record in so many has the stages of its handling measured."""
+
+
 def engine_of(repertoire: Repertoire, scorer: Scorer) -> Engine:
     """What a worker runs for a configuration."""
+    countdown = itertools.cycle(range(MEASURED))
 
     def handle_record(record: Record, state: PartitionState) -> Effects:
-        return handle(record, state, repertoire, scorer)
+        if next(countdown):
+            return handle(record, state, repertoire, scorer)
+        laps: list[tuple[str, float]] = []
+        effects = handle(record, state, repertoire, scorer, stopwatch(laps))
+        effects.laps = laps
+        return effects
 
-    return Engine(handle_record, PartitionState, TABLES)
+    return Engine(handle_record, PartitionState, TABLES, resume)
+
+
+def stopwatch(laps: list[tuple[str, float]]) -> Callable[[str], None]:
+    """Notes for each stage, when told that it ends, the seconds since the one before it ended."""
+    started = perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal started
+        ended = perf_counter()
+        laps.append((stage, ended - started))
+        started = ended
+
+    return lap

@@ -275,19 +275,37 @@ class Ownership:
                         self._partitions[at.partition].committed[self._roles[at.topic]] = offset
 
     async def _tick(self) -> None:
-        """Wake the customers that are due, by a message to their partition."""
+        """Wake the customers that are due, by a message to their partition, dated when they were due."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now_ms = int(time() * 1000)
             for partition in list(self._partitions.values()):
-                if self.serving and (woken := partition.timers.pop_due(now_ms, TICKS_AT_ONCE)):
-                    await self._wake(partition.number, woken, now_ms)
+                until_ms = min(now_ms, self._heard_until(partition))
+                if self.serving and (woken := partition.timers.pop_due(until_ms, TICKS_AT_ONCE)):
+                    await self._wake(partition.number, woken)
 
-    async def _wake(self, number: int, customers: Sequence[str], now_ms: int) -> None:
+    def _heard_until(self, partition: Partition) -> float:
+        """Up to when everything that was said is handled: nobody is woken before what was said before that is heard.
+
+        After a pause of the worker, a purchase still unread must not be overtaken by the reminder it would stop.
+        """
+        heard = [
+            float("inf") if self._lag(at) == 0 else partition.heard_ms.get(self._roles[at.topic], 0)
+            for at in self._offsets.opened()
+            if at.partition == partition.number
+        ]
+        return min(heard, default=0)
+
+    def _lag(self, at: TopicPartition) -> int | None:
+        """Records not yet begun; None while nobody knows."""
+        end = self._cluster.highwater(at)
+        return None if end is None else max(0, end - self._offsets.next_offset(at))
+
+    async def _wake(self, number: int, customers: Sequence[tuple[str, int]]) -> None:
         self.check()
         topic, sender = self._routes.topic("customers"), self._cluster.output_sender
         headers = [(KIND, b"tick")]
-        sent = [await sender.send(topic, b"", key.encode(), number, now_ms, headers) for key in customers]
+        sent = [await sender.send(topic, b"", key.encode(), number, due_ms, headers) for key, due_ms in customers]
         for future in sent:
             await future
 
@@ -355,9 +373,9 @@ class Ownership:
         """What is current, for the metrics."""
         lag: dict[tuple[str, ...], float] = {}
         for at in self._offsets.opened():
-            end = self._cluster.highwater(at)
-            if end is not None:
-                lag[at.topic, str(at.partition)] = max(0, end - self._offsets.next_offset(at))
+            behind = self._lag(at)
+            if behind is not None:
+                lag[at.topic, str(at.partition)] = behind
         owned = {(str(number),): partition for number, partition in self._partitions.items()}
         return {
             "profiles": {key: len(each.tables["profiles"]) for key, each in owned.items() if "profiles" in each.tables},

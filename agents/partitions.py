@@ -128,6 +128,8 @@ class Partition:
         self.journal = journal
         self.timers = Timers()
         self.committed: dict[str, int] = {}
+        self.heard_ms: dict[str, int] = {}
+        """Role of a topic → broker timestamp of the latest record handled."""
         """Offset committed last, per role of the topics read."""
         self.resumed = False
         """Whether everything its last owner may have left unsent is sent."""
@@ -204,6 +206,8 @@ class Partition:
             record = Record(batch.role, self.number, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))
             effects = handle(record, self._state)
             self._around.metrics.add(effects.counts)
+            for stage, seconds in effects.laps:
+                self._around.metrics.observe_stage(stage, seconds)
             for customer, due_ms in effects.timers:
                 self.timers.schedule(customer, due_ms)
             if effects.outputs:
@@ -213,6 +217,7 @@ class Partition:
             if perf_counter() > slice_end:
                 await asyncio.sleep(0)
                 slice_end = perf_counter() + SLICE_SECONDS
+        self.heard_ms[batch.role] = batch.records[-1].timestamp
         self._around.metrics.observe_stage("handle", (perf_counter() - work.started) / len(batch.records))
 
     async def _publish(self) -> None:

@@ -53,13 +53,10 @@ def _table(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterato
 def _default(field: Mapping[str, Any]) -> str:
     """A default that can be read at a glance; a map's are told where its fields are."""
     value = field.get("default")
-    if field.get("uniqueItems"):
-        value = sorted(value)
-    return (
-        ""
-        if value in (None, "", []) or isinstance(value, dict)
-        else f"`{_cell(json.dumps(value, ensure_ascii=False))}`"
-    )
+    if value in (None, "", []) or isinstance(value, dict):
+        return ""
+    shown = sorted(value) if isinstance(value, list) and field.get("uniqueItems") else value
+    return f"`{_cell(json.dumps(shown, ensure_ascii=False))}`"
 
 
 def _value(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ from engine.repertoire import (
 )
 
 _Scoped = TypeVar("_Scoped", SuppressionPolicy, ContactLimit, BudgetRule)
+Held = tuple[str, str] | None
+"""Stage and reason; None when nothing holds a candidate back."""
 Pauses = dict[tuple[str, str], int]
 """Action or group, and channel (empty for all) → when its pause ends."""
 
@@ -46,7 +48,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     repertoire: Repertoire
     in_slot: bool
     zones: tuple[tzinfo, ...]
-    consent: dict[tuple[str, str], str | None] = {}
+    held: dict[int, Held] = {}
     pauses: dict[str, Pauses] = {}
     limits: dict[str, str | None] = {}
     quiet: dict[str, str | None] = {}
@@ -80,26 +82,44 @@ def permit(candidates: Iterable[Candidate], around: Surroundings, rejections: li
 def held_back(candidate: Candidate, around: Surroundings) -> Rejection | None:
     """The first constraint that holds a candidate back, or None."""
     rules = rules_for(candidate, around.repertoire)
+    if id(rules) not in around.held:
+        around.held[id(rules)] = _held(rules, around)
+    held = around.held[id(rules)]
+    if rules.suppressions and (held is None or held[0] != "consent"):
+        paused = _suppression(candidate, rules, around)
+        held = held if paused is None else ("contact-policy", paused)
+    if held is None:
+        return None
+    return Rejection(candidate.action.id, held[0], f"{candidate.treatment.id}: {held[1]}")
+
+
+def _held(rules: CoveringRules, around: Surroundings) -> Held:
+    """What holds back every candidate of these rules, whatever its action."""
     for stage, check in _CHECKS:
-        reason = check(candidate, rules, around)
+        reason = check(rules, around)
         if reason is not None:
-            return Rejection(candidate.action.id, stage, f"{candidate.treatment.id}: {reason}")
+            return stage, reason
     return None
 
 
 def rules_for(candidate: Candidate, repertoire: Repertoire) -> CoveringRules:
-    """The rules that speak of a candidate, looked up once."""
-    rules = repertoire.covering.get(candidate.index)
-    if rules is None:
-        every, obeys_caps = repertoire.constraints, candidate.action.obeys_caps
+    """The rules that speak of a candidate, looked up once; equal ones are one object."""
+    found = repertoire.covering.get(candidate.index)
+    if found is None:
+        every, action, treatment = repertoire.constraints, candidate.action, candidate.treatment
         rules = CoveringRules(
+            channel=treatment.channel,
+            purpose=treatment.purpose,
+            cost=treatment.cost,
             sent=is_sent(candidate, repertoire),
+            ignores_quiet_hours=action.ignores_quiet_hours,
             suppressions=_covering(candidate, every.suppressions),
-            contact_limits=_covering(candidate, every.contact_limits) if obeys_caps else (),
+            contact_limits=_covering(candidate, every.contact_limits) if action.obeys_caps else (),
             budgets=_covering(candidate, every.budgets),
         )
-        repertoire.covering[candidate.index] = rules
-    return rules
+        found = repertoire.covering.setdefault(rules, rules)
+        repertoire.covering[candidate.index] = found
+    return found
 
 
 def _covering(candidate: Candidate, rules: Sequence[_Scoped]) -> tuple[_Scoped, ...]:
@@ -109,14 +129,8 @@ def _covering(candidate: Candidate, rules: Sequence[_Scoped]) -> tuple[_Scoped, 
 # --- Consent ---
 
 
-def _consent(candidate: Candidate, _: CoveringRules, around: Surroundings) -> str | None:
-    key = candidate.treatment.channel, candidate.treatment.purpose
-    if key not in around.consent:
-        around.consent[key] = _no_consent(*key, around)
-    return around.consent[key]
-
-
-def _no_consent(channel: str, purpose: str, around: Surroundings) -> str | None:
+def _consent(rules: CoveringRules, around: Surroundings) -> str | None:
+    channel, purpose = rules.channel, rules.purpose
     rule = around.repertoire.constraints.purposes.get(purpose, "required")
     if rule == "none":
         return None
@@ -198,7 +212,7 @@ def _suppression_reason(until_ms: int, policy: SuppressionPolicy, around: Surrou
 # --- Contact limits ---
 
 
-def _limits(_: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
+def _limits(rules: CoveringRules, around: Surroundings) -> str | None:
     for limit in rules.contact_limits:
         if not limit.scope.channels and (around.in_slot or not rules.sent):
             continue  # a limit over all channels is about being written to, not about what a page shows
@@ -248,10 +262,10 @@ def _since_ms(window: Window, around: Surroundings) -> int:
 # --- Quiet hours ---
 
 
-def _quiet_hours(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
-    if around.in_slot or not rules.sent or candidate.action.ignores_quiet_hours:
+def _quiet_hours(rules: CoveringRules, around: Surroundings) -> str | None:
+    if around.in_slot or not rules.sent or rules.ignores_quiet_hours:
         return None
-    channel = candidate.treatment.channel
+    channel = rules.channel
     if channel not in around.quiet:
         until_ms = quiet_until(channel, around)
         held = f"quiet hours on {channel} until {format_rfc3339(until_ms)}" if until_ms is not None else None
@@ -273,9 +287,9 @@ def quiet_until(channel: str, around: Surroundings) -> int | None:
 # --- Budgets ---
 
 
-def _budget(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
+def _budget(rules: CoveringRules, around: Surroundings) -> str | None:
     for budget in rules.budgets:
-        amount = budgets.amount_of(budget, candidate.treatment.cost)
+        amount = budgets.amount_of(budget, rules.cost)
         key = budget.id, amount
         if key not in around.budget:
             around.budget[key] = budgets.exhausted(
@@ -287,12 +301,11 @@ def _budget(candidate: Candidate, rules: CoveringRules, around: Surroundings) ->
     return None
 
 
-_Check = Callable[[Candidate, CoveringRules, Surroundings], str | None]
+_Check = Callable[[CoveringRules, Surroundings], str | None]
 _CHECKS: tuple[tuple[str, _Check], ...] = (
     ("consent", _consent),
-    ("contact-policy", _suppression),
     ("contact-policy", _limits),
     ("quiet-hours", _quiet_hours),
     ("budget", _budget),
 )
-"""The constraints in the order they are asked, each with the stage its reasons name."""
+"""The constraints in the order they are asked, each with the stage its reasons name; pauses come after consent."""

@@ -41,12 +41,14 @@ class Effects(msgspec.Struct):
     """What handling one record asks of the shell, besides the state it changed.
 
     `outputs`: in the order to be written. `timers`: (customer id, epoch milliseconds) when it is to be woken next.
-    `counts`: (metric name, label values …) → how often, for the counters of the contract's metrics.
+    `counts`: (metric name, label values …) → how often, for the counters of the contract's metrics. `laps`: stage
+    and seconds, filled in by whoever measures.
     """
 
     outputs: list[Output] = msgspec.field(default_factory=list)
     timers: list[tuple[str, int]] = msgspec.field(default_factory=list)
     counts: dict[tuple[str, ...], int] = msgspec.field(default_factory=dict)
+    laps: list[tuple[str, float]] = msgspec.field(default_factory=list)
 
     def count(self, metric: str, *labels: str) -> None:
         """Add one to a counter, named without its `batuta_` prefix and `_total` suffix."""

@@ -261,9 +261,16 @@ class BudgetRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoveringRules(msgspec.Struct, frozen=True, kw_only=True):
-    """The constraints whose scope covers one candidate. `sent`: it goes to the customer, see `candidates.is_sent`."""
+    """What constraints need to know of a candidate besides its action, and those whose scope covers it.
 
+    `sent`: it goes to the customer, see `candidates.is_sent`; `ignores_quiet_hours`, `cost`: of action and treatment.
+    """
+
+    channel: str
+    purpose: str
+    cost: float
     sent: bool
+    ignores_quiet_hours: bool
     suppressions: tuple[SuppressionPolicy, ...]
     contact_limits: tuple[ContactLimit, ...]
     budgets: tuple[BudgetRule, ...]
@@ -413,5 +420,5 @@ class Repertoire(msgspec.Struct, frozen=True, kw_only=True):
     """Salt of every random draw; a replay may choose another."""
     pools: dict[str, tuple[Candidate, ...]] = {}
     """Which candidates a trigger, slot or channel has, kept once looked up; see `engine.candidates`."""
-    covering: dict[int, CoveringRules] = {}
-    """Which constraints speak of a candidate, by its index, kept once looked up; see `engine.constraints`."""
+    covering: dict[int | CoveringRules, CoveringRules] = {}
+    """Which constraints speak of a candidate, by its index, and equal ones by themselves; see `engine.constraints`."""

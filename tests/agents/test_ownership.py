@@ -207,6 +207,19 @@ async def test_due_customers_are_woken_by_a_message(desk):
     assert desk.ownership.gauges()["timers_pending"] == {("0",): 1}
 
 
+async def test_nobody_is_woken_before_what_was_said_is_heard(desk):
+    """With signals unread, a tick waits until they are handled: they may be what it should not overtake."""
+    unread = desk.kafka.store(SIGNALS, Stored(-1, 1, b"ana", b"bought", ()))
+    partition = desk.ownership.partition(0)
+    partition.timers.schedule("ana", 5000)
+    await asyncio.sleep(0.15)
+    assert not desk.kafka.logs[CUSTOMERS]
+    await desk.ownership.process(Batch("signals", SIGNALS, 0, [unread], desk.ownership.incarnation))
+    await until(lambda: desk.kafka.logs[CUSTOMERS])
+    (tick,) = desk.kafka.logs[CUSTOMERS]
+    assert (tick.key, tick.timestamp) == (b"ana", 5000)
+
+
 async def test_gauges_tell_what_is_current(desk):
     """Profiles, lag and the time of the last takeover are there for the metrics."""
     await desk.signals([b"a"])

@@ -229,7 +229,7 @@ async def test_timers_come_from_effects_and_from_the_table():
     again = Bench(Kafka())
     again.partition.tables["profiles"].load("ana", bench.partition.tables["profiles"].encoded("ana"))
     again.partition.schedule_stored()
-    assert again.partition.timers.pop_due(6000, limit=5) == ["ana"]
+    assert again.partition.timers.pop_due(6000, limit=5) == [("ana", 5000)]
     bench.partition.stop()
 
 
