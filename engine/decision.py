@@ -33,6 +33,10 @@ class Contender(msgspec.Struct, frozen=True):
     priority: float
 
 
+MAX_REJECTED = 1_000
+"""Most rejections one explanation lists; the last entry then says how many more there were."""
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """Why this and nothing else: how many actions were considered, what was left out where, what came next."""
 
@@ -157,6 +161,14 @@ def outputs_of(decision: Decision, repertoire: Repertoire, traceparent: str | No
     if decision.channel is not None and not decision.control and repertoire.channels[decision.channel].topic:
         outputs.append(Output(f"decisions.{decision.channel}", key, value, headers))
     return outputs
+
+
+def listed(rejections: Sequence[Rejection]) -> list[Rejection]:
+    """The rejections an explanation lists: all, unless a message could not hold them."""
+    if len(rejections) <= MAX_REJECTED:
+        return list(rejections)
+    more = rejections[MAX_REJECTED - 1 :]
+    return [*rejections[: MAX_REJECTED - 1], Rejection("*", more[0].stage, f"and {len(more)} more, from here on")]
 
 
 def contenders_of(ranked: Sequence[Scored], chosen: Scored | None, most: int) -> list[Contender]:

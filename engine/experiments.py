@@ -49,11 +49,13 @@ def shares(experiment: Experiment) -> list[float]:
 def left_by(
     arm: Arm, experiment: Experiment, candidates: Iterable[Candidate], rejections: list[Rejection]
 ) -> list[Candidate]:
-    """The candidates an arm leaves; why not the others goes to `rejections`."""
+    """The candidates an arm leaves, mandatory ones always; why not the others goes to `rejections`."""
     left = []
     for candidate in candidates:
         names = {candidate.action.id, candidate.treatment.id}
-        if (arm.only and names.isdisjoint(arm.only)) or not names.isdisjoint(arm.exclude):
+        if candidate.action.action_class == "mandatory":
+            left.append(candidate)
+        elif (arm.only and names.isdisjoint(arm.only)) or not names.isdisjoint(arm.exclude):
             reason = f"{candidate.treatment.id}: not in arm {arm.id} of {experiment.id}"
             rejections.append(Rejection(candidate.action.id, "experiment", reason))
         else:

@@ -355,7 +355,7 @@ def _decision(
         experiment=arm,
         explanation=Explanation(
             considered=action_count(ask.pool),
-            rejected=list(funnel.rejections),
+            rejected=decisions.listed(funnel.rejections),
             contenders=decisions.contenders_of(contenders, chosen, repertoire.arbitration.contenders),
         ),
         models=funnel.models,

@@ -7,6 +7,8 @@ The Kafka worker, `batuta replay`, the tests and the benchmarks all call `handle
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from engine import candidates, delivery, history, identity, outcomes, triggers
@@ -288,8 +290,8 @@ def _decide(funnel: Funnel, turn: _Turn) -> list[Decision]:
         effects.outputs += outputs_of(each, repertoire, ask.signal.traceparent)
         held = "true" if each.control else "false"
         effects.count("decisions", each.action or "none", each.channel or "none", ask.trigger, held)
-    for rejection in funnel.rejections:
-        effects.count("suppressed", rejection.stage)
+    for stage, count in Counter(each.stage for each in funnel.rejections).items():
+        effects.count("suppressed", stage, times=count)
     return made
 
 

@@ -50,10 +50,10 @@ class Effects(msgspec.Struct):
     counts: dict[tuple[str, ...], int] = msgspec.field(default_factory=dict)
     laps: list[tuple[str, float]] = msgspec.field(default_factory=list)
 
-    def count(self, metric: str, *labels: str) -> None:
-        """Add one to a counter, named without its `batuta_` prefix and `_total` suffix."""
+    def count(self, metric: str, *labels: str, times: int = 1) -> None:
+        """Add to a counter, named without its `batuta_` prefix and `_total` suffix."""
         key = (metric, *labels)
-        self.counts[key] = self.counts.get(key, 0) + 1
+        self.counts[key] = self.counts.get(key, 0) + times
 
 
 def header(headers: Headers, name: str) -> bytes | None:

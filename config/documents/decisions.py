@@ -126,9 +126,9 @@ class Factors(Document, frozen=True):
     """The factors of priority; one that is false counts as 1."""
 
     propensity: Annotated[bool, Meta(description="Expected chance of success.")] = True
-    context: Annotated[bool, Meta(description="Context weights and influencers.")] = True
+    context: Annotated[bool, Meta(description="Context weights.")] = True
     value: Annotated[bool, Meta(description="Worth of a success.")] = True
-    lever: Annotated[bool, Meta(description="Levers of issue, group and action.")] = True
+    lever: Annotated[bool, Meta(description="Levers of issue, group and action, and influencers.")] = True
 
 
 class ContextWeight(Document, frozen=True):

@@ -11,7 +11,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.arbitration import Scored
-from engine.decision import best_treatments, contenders_of, decision_id, draw, outputs_of, pick, probabilities
+from engine.candidates import Rejection
+from engine.decision import (
+    MAX_REJECTED,
+    best_treatments,
+    contenders_of,
+    decision_id,
+    draw,
+    listed,
+    outputs_of,
+    pick,
+    probabilities,
+)
 from engine.funnel import decide
 from engine.repertoire import Holdout
 from engine.schemas import message_schema
@@ -154,3 +165,12 @@ def test_every_kind_of_decision_is_what_the_schema_says():
         [decision] = decide(funnel)
         [output, *_] = outputs_of(decision, funnel.repertoire, None)
         jsonschema.validate(json.loads(output.value), schema)
+
+
+def test_an_explanation_stays_small_enough_to_send():
+    """Of more rejections than a message should hold, the rest are counted in the last entry."""
+    rejections = [Rejection(f"a{n}", "eligibility", "no") for n in range(MAX_REJECTED + 5)]
+    assert listed(rejections[:MAX_REJECTED]) == rejections[:MAX_REJECTED]
+    cut = listed(rejections)
+    assert cut[:-1] == rejections[: MAX_REJECTED - 1]
+    assert cut[-1] == Rejection("*", "eligibility", "and 6 more, from here on")

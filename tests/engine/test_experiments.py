@@ -166,3 +166,12 @@ def test_classes_and_tags_may_be_exempt(exempt, reached):
     b.action("recall", action_class="mandatory").action("legal", tags=frozenset({"legal"}))
     holdout = Holdout(id="h", salt="s", low=0.0, high=1.0, exempt=frozenset(exempt))
     assert [each.action.id for each in b.build().candidates if is_exempt(holdout, each)] == reached
+
+
+def test_no_arm_holds_back_what_is_mandatory():
+    """An arm that shows only one action still lets a recall through."""
+    b = Builder().action("offer").action("other").action("recall", action_class="mandatory")
+    arm = Arm(id="a", weight=1.0, only=frozenset({"offer"}), exclude=frozenset({"recall"}))
+    experiment = Experiment(id="e", salt="s", arms=(arm,))
+    left = left_by(arm, experiment, b.build().candidates, [])
+    assert [each.action.id for each in left] == ["offer", "recall"]
