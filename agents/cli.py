@@ -20,7 +20,6 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from rich.table import Table
 
 from agents import lookup, topics
 from agents.broker import BrokerUnavailable
@@ -245,14 +244,15 @@ def _show_topics(
 ) -> None:
     missing = {each.role for each in found.missing}
     wrong = {each.topic: each.sentence for each in found.mismatched}
-    table = Table("topic", "key", "partitions", "cleanup", "state", box=None)
+    rows = [("topic", "key", "partitions", "cleanup", "state")]
     for topic in needed:
         name = f"{settings.prefix}{topic.role}"
         state = "created" if topic.role in missing and applied else "missing" if topic.role in missing else "there"
-        state = "wrong" if name in wrong else state
         count = str(topics.partition_count(topic, settings.partitions))
-        table.add_row(name, topic.key, count, topic.cleanup, state)
-    Console().print(table)
+        rows.append((name, topic.key, count, topic.cleanup, "wrong" if name in wrong else state))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for sentence in wrong.values():
         _complain(sentence)
 

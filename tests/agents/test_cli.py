@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-import unittest.mock
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import jsonschema
 import pytest
 
-from agents.cli import Example, main
+from agents.cli import Example
 from agents.explanation import explain_decision
 from config.schema import KINDS
 from engine.schemas import MESSAGES
+from tests.agents.command import batuta
 from tests.builders import write_config
 from tests.repertoires import START_MS, Builder, a_replay, a_signal
 
 ROOT = Path(__file__).parents[2]
-
-
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def batuta(*arguments: str | Path) -> Result:
-    """Run a command in this process, through the same door as the script."""
-    out, err = io.StringIO(), io.StringIO()
-    code: object = 0
-    with (
-        unittest.mock.patch.object(sys, "argv", ["batuta", *map(str, arguments)]),
-        redirect_stdout(out),
-        redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-    return Result(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from config.load import load_directory
 from engine.replay import Replay
 from engine.schemas import message_schema
 from models.baseline import PriorScorer
+from tests.agents.command import batuta
 from tests.builders import CONFIG, write_config
 
 ROOT = Path(__file__).parents[2]
@@ -264,6 +265,30 @@ def test_killed_worker_loses_and_repeats_nothing(
         assert second.wait(30) == 0, (tmp_path / "worker.log").read_text()
         reader.close()
     assert by_id(reader.values[decisions]) == expected
+
+
+def test_a_running_engine_can_be_looked_into(
+    broker: RunningBroker, unique_prefix: str, unique_group: str, config: Path, tmp_path: Path
+):
+    """`topics` shows what is there, `profile` who a customer is, `explain` why a decision was made."""
+    signals, decisions = f"{unique_prefix}signals", f"{unique_prefix}decisions"
+    where = ("--bootstrap", broker.bootstrap)
+    assert batuta("topics", config, *where).returncode == 1
+    created = batuta("topics", config, "--apply", *where)
+    assert (created.returncode, f"{unique_prefix}decisions.email" in created.stdout) == (0, True)
+    assert batuta("topics", config, *where).returncode == 0
+    with worker(config, broker, tmp_path / "worker.log"):
+        reader = Reader(broker, unique_group, decisions)
+        publish(broker, signals, customers_act())
+        reader.read_until(lambda: len(reader.values[decisions]) >= 40, calm_seconds=0)
+        reader.close()
+    profile = batuta("profile", "user-3", "--prefix", unique_prefix, *where)
+    assert json.loads(profile.stdout)["traits"]["first_name"] == "Name3"
+    assert batuta("profile", "nobody", "--prefix", unique_prefix, *where).returncode == 1
+    decision = json.loads(reader.values[decisions][0])
+    explained = batuta("explain", decision["decisionId"], "--prefix", unique_prefix, *where)
+    assert (explained.returncode, decision["customerId"] in explained.stdout) == (0, True)
+    assert batuta("explain", "never", "--prefix", unique_prefix, *where).returncode == 1
 
 
 def test_worker_without_a_broker_says_so_in_one_line(config: Path):
