@@ -68,7 +68,7 @@ def demo(
     rate: Annotated[float, typer.Option(help="Signals per second.", min=1)] = 200.0,
 ) -> None:
     """See the engine decide, live: a broker, a worker, simulated customers and their channels."""
-    from agents.demo import run_demo  # noqa: PLC0415 - the other commands start faster without it
+    from agents.demo.run import run_demo  # noqa: PLC0415 - the other commands start faster without it
 
     raise typer.Exit(run_demo(minutes, rate, Console()))
 

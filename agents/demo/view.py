@@ -12,9 +12,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from agents.decision_words import Narrator
-from agents.demand import Earnings
-from agents.demo_tally import NOTHING, Latencies, Tally
+from agents.demo.demand import Earnings
+from agents.demo.tally import NOTHING, Latencies, Tally
+from agents.demo.words import Narrator
 from engine.decision import Decision
 
 TITLE, FIGURE, ENGINE, CHANCE = "bold magenta", "bold cyan", "bold green", "yellow"

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agents.broker import BrokerKind, RunningBroker
-from agents.decision_words import SPOTLIGHT_SECONDS, Narrator, Spotlight
-from agents.demand import Earnings
-from agents.demo_tally import CURVE_SPAN, CURVE_START, Curve, Latencies, Pace, Tally, kind_of_reason
-from agents.demo_worker import FastClock, fast_engine
-from agents.live_view import Frame, Moment, Result, Scene, chart, plain_line, summary, summary_rows
+from agents.demo.demand import Earnings
+from agents.demo.tally import CURVE_SPAN, CURVE_START, Curve, Latencies, Pace, Tally, kind_of_reason
+from agents.demo.view import Frame, Moment, Result, Scene, chart, plain_line, summary, summary_rows
+from agents.demo.words import SPOTLIGHT_SECONDS, Narrator, Spotlight
+from agents.demo.worker import FastClock, fast_engine
 from agents.partitions import Engine
 from agents.tables import TableSpec
 from engine.candidates import Rejection

@@ -14,12 +14,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from rich.console import Console
 from rich.live import Live
 
-from agents.decision_words import Narrator, Spotlight
-from agents.demo_tally import Tally
-from agents.demo_worker import FastClock
-from agents.live_view import Frame, Moment, Result, Scene, is_live, plain_line, summary
+from agents.demo.simulation import Message, World, customers_for
+from agents.demo.tally import Tally
+from agents.demo.view import Frame, Moment, Result, Scene, is_live, plain_line, summary
+from agents.demo.words import Narrator, Spotlight
+from agents.demo.worker import FastClock
 from agents.settings import Settings
-from agents.simulation import Message, World, customers_for
 from engine.decision import Decision
 from engine.record import Output
 from engine.repertoire import Arbitration, Repertoire

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agents.demand import BOUNCES, Demand, Earnings, noticed_at_ms, refusal
-from agents.population import DAY_MS, HOUR_MS, SHELVES, Device, Person, Product, person_of
+from agents.demo.demand import BOUNCES, Demand, Earnings, noticed_at_ms, refusal
+from agents.demo.population import DAY_MS, HOUR_MS, SHELVES, Device, Person, Product, person_of
 from engine.calendar import format_rfc3339
 from engine.consent import CONSENT_EVENT
 from engine.decision import Decision

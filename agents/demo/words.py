@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from agents.demo_tally import is_request
+from agents.demo.tally import is_request
 from engine.candidates import Rejection
 from engine.decision import Decision
 

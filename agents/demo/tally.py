@@ -1,4 +1,4 @@
-"""What the demo counts: signals, decisions, latencies, reasons, reward. Numbers only; `agents.live_view` shows them."""
+"""What the demo counts: signals, decisions, latencies, reasons, reward. Numbers only; `agents.demo.view` shows them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from random import Random
 
 import msgspec
 
-from agents.population import CATEGORY_SPREAD, REPLENISHED, SHELVES, Person, Product
+from agents.demo.population import CATEGORY_SPREAD, REPLENISHED, SHELVES, Person, Product
 from engine.outcomes import OutcomeType
 from engine.repertoire import Action, Candidate, Repertoire, Treatment
 

@@ -2,9 +2,9 @@
 
 Everything is real but the customers: a worker in a process of its own on a Kafka broker, signals from a producer,
 decisions read by an independent consumer, outcomes sent back. Only the clock is not: a second lasts an hour in the
-shop, so that waits, caps and quiet hours can be watched (`agents.demo_worker`). Rates and latencies are in real time.
+shop, so that waits, caps and quiet hours can be watched (`agents.demo.worker`). Rates and latencies are in real time.
 
-This file starts and stops it all; `agents.demo_play` is what goes on in between.
+This file starts and stops it all; `agents.demo.play` is what goes on in between.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from rich.console import Console
 
 from agents.broker import BrokerKind, BrokerUnavailable, RunningBroker, running_broker
 from agents.children import Children
-from agents.demo_play import Play
-from agents.demo_worker import Assignment, FastClock, topics_of
-from agents.live_view import Scene, is_live
+from agents.demo.play import Play
+from agents.demo.view import Scene, is_live
+from agents.demo.worker import Assignment, FastClock, topics_of
 from agents.settings import Settings
 from agents.worker import NO_BROKER
 from config import load_directory
@@ -108,7 +108,7 @@ class _Stage:
     def start_worker(self) -> None:
         """Start the worker as a child process; what it logs is in its last words."""
         assignment = msgspec.json.encode(Assignment(self.settings, str(self.directory), self.clock))
-        command = [sys.executable, "-P", "-m", "agents.demo_worker", assignment.decode()]
+        command = [sys.executable, "-P", "-m", "agents.demo.worker", assignment.decode()]
         self.children.start("worker", command)
 
     def check_worker(self) -> None:

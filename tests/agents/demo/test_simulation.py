@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.demand import Earnings
-from agents.population import CATALOGUE, DAY_MS, HOUR_MS, Person, person_of
-from agents.simulation import CONSENT_GRACE_MS, SIGNALS_PER_DAY, Message, World, customers_for
+from agents.demo.demand import Earnings
+from agents.demo.population import CATALOGUE, DAY_MS, HOUR_MS, Person, person_of
+from agents.demo.simulation import CONSENT_GRACE_MS, SIGNALS_PER_DAY, Message, World, customers_for
 from config import load_directory
 from engine.candidates import Rejection
 from engine.decision import Contender, Decision, Explanation
@@ -27,7 +27,7 @@ from models.baseline import PriorScorer, RandomScorer
 
 START_MS = 1_767_600_000_000
 """Monday 2026-01-05, 08:00 UTC."""
-RETAIL = Path(__file__).parents[2] / "config" / "repertoires" / "retail"
+RETAIL = Path(__file__).parents[3] / "config" / "repertoires" / "retail"
 
 
 @cache
