@@ -20,7 +20,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 DAY_MS = 86_400_000
-MAX_PROFILE_BYTES = 8 * 1024 * 1024
+MAX_RECORD_BYTES = 8 * 1024 * 1024
 """Records that carry whole profiles may be larger than what brokers take by default (1 MiB)."""
 _BROKER_DEFAULT = -1
 _CLEANUP = "cleanup.policy"
@@ -46,16 +46,16 @@ class Topic(msgspec.Struct, frozen=True):
 TOPICS = (
     Topic("signals", "any identifier of the customer"),
     Topic("links", "identifier"),
-    Topic("customers", "canonical customer id", max_bytes=MAX_PROFILE_BYTES),
+    Topic("customers", "canonical customer id", max_bytes=MAX_RECORD_BYTES),
     Topic("decisions", "canonical customer id"),
     Topic("outcomes", "customer id as found in the decision"),
     Topic("learning", "model id", by_customer=False),
     Topic("models", "model id", cleanup="compact", by_customer=False, single=True),
-    Topic("profiles", "canonical customer id", cleanup="compact", max_bytes=MAX_PROFILE_BYTES),
+    Topic("profiles", "canonical customer id", cleanup="compact", max_bytes=MAX_RECORD_BYTES),
     Topic("identities", "identifier", cleanup="compact"),
     Topic("journeys", "canonical customer id", retention_ms=30 * DAY_MS),
     Topic("config", "config version", cleanup="compact", by_customer=False, single=True),
-    Topic("rejects", "as received", by_customer=False, retention_ms=30 * DAY_MS),
+    Topic("rejects", "as received", by_customer=False, max_bytes=MAX_RECORD_BYTES, retention_ms=30 * DAY_MS),
 )
 READ_IN_BATCHES = ("signals", "links", "customers", "outcomes")
 """Roles whose records change the state of a partition."""

@@ -32,6 +32,8 @@ MAX_KEY = 1024
 """Characters of an identifier's key or a customer's id."""
 MAX_BYTES = 16 * 1024
 """Bytes of a claim or a notice."""
+MAX_HEADER_BYTES = 32 * 1024
+"""Bytes of the headers that the engine reads of one record, and sends on."""
 
 _ORIGIN = re.compile(r"([a-z]{1,20}:\d{1,9}):(\d{1,18})", re.ASCII)
 _HOPS = re.compile(r"[0-9]{1,3}")
@@ -75,6 +77,9 @@ def arrive(record: Record, repertoire: Repertoire) -> Arrival | Reject:
     source = f"{record.topic}:{record.partition}"
     if record.topic == "customers":
         return _forwarded(record, source, repertoire)
+    size = sum(len(value or b"") for name, value in record.headers if _is_read(name))
+    if size > MAX_HEADER_BYTES:
+        return Reject("too-large", f"The record's headers have {size} bytes; at most {MAX_HEADER_BYTES} are accepted.")
     kind = "signal" if record.topic == "signals" else "outcome"
     body = _decode(kind, record, f"{source}:{record.offset}", repertoire)
     if isinstance(body, Reject):
@@ -170,7 +175,7 @@ def decode_claim(record: Record, partitions: int) -> Claim | Reject:
 
 def forward(record: Record, arrival: Arrival, key: str) -> Output:
     """The same message for whoever owns `key`."""
-    kept = tuple(each for each in record.headers if not each[0].startswith("batuta-"))
+    kept = tuple(each for each in record.headers if _is_read(each[0]))
     added = (
         (KIND, arrival.kind.encode()),
         (ORIGIN, f"{arrival.source}:{arrival.offset}".encode()),
@@ -178,6 +183,11 @@ def forward(record: Record, arrival: Arrival, key: str) -> Output:
         (HOPS, str(arrival.hops + 1).encode()),
     )
     return Output("customers", key.encode(), record.value or b"", (*kept, *added), record.timestamp_ms)
+
+
+def _is_read(name: str) -> bool:
+    """Whether the engine looks at a header that upstream may set."""
+    return name == "traceparent" or name.startswith("ce_")
 
 
 def notice(kind: Literal["adopt", "refused"], to: str, about: Notice, at_ms: int) -> Output:

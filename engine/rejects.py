@@ -41,7 +41,7 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 class RejectMessage(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """Value of `batuta.rejects`. `original`: the bytes as text, or base64 when they are not UTF-8."""
+    """Value of `batuta.rejects`. `original`: the bytes as text, or base64 when they are not UTF-8 or mostly escapes."""
 
     original: str
     encoding: str
@@ -65,16 +65,20 @@ def bad_timestamp(record: Record) -> Reject | None:
     return Reject("bad-timestamp", f"The record's timestamp is {record.timestamp_ms} ms; expected 1970 to 2999.")
 
 
+MAX_ORIGINAL = 4 * 1024 * 1024
+"""Most bytes of an original that its reject carries; a larger one is still where it came from."""
+MAX_KEY = 64 * 1024
+
+
 def reject_output(record: Record, reject: Reject, topic_name: str) -> Output:
-    """The record of `batuta.rejects` for one that was not accepted; its key is kept as received.
+    """The record of `batuta.rejects` for one that was not accepted; its key is kept as received, within bounds.
 
     `topic_name`: the full name of the topic the record came from.
     """
-    raw = record.value or b""
-    try:
-        original, encoding = raw.decode(), "utf-8"
-    except UnicodeDecodeError:
-        original, encoding = base64.b64encode(raw).decode(), "base64"
+    original, encoding = _as_text((record.value or b"")[:MAX_ORIGINAL])
+    sentence = reject.sentence
+    if record.value is not None and len(record.value) > MAX_ORIGINAL:
+        sentence += f" Of its {len(record.value)} bytes the first {MAX_ORIGINAL} are kept here."
     message = RejectMessage(
         original=original,
         encoding=encoding,
@@ -82,7 +86,19 @@ def reject_output(record: Record, reject: Reject, topic_name: str) -> Output:
         partition=record.partition,
         offset=record.offset,
         code=reject.code,
-        sentence=reject.sentence,
+        sentence=sentence,
         rejected_at=format_rfc3339(min(max(record.timestamp_ms, FIRST_MS), LAST_MS)),
     )
-    return Output("rejects", record.key, msgspec.json.encode(message))
+    key = record.key if record.key is None or len(record.key) <= MAX_KEY else record.key[:MAX_KEY]
+    return Output("rejects", key, msgspec.json.encode(message))
+
+
+def _as_text(raw: bytes) -> tuple[str, str]:
+    """Bytes as JSON can carry them without growing much: text, or base64, also of text that is mostly escapes."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(raw).decode(), "base64"
+    if len(raw) > MAX_ORIGINAL // 8 and len(msgspec.json.encode(text)) > len(raw) * 3 // 2:
+        return base64.b64encode(raw).decode(), "base64"
+    return text, "utf-8"

@@ -13,6 +13,7 @@ from engine.arrival import (
     FIRST,
     HOPS,
     KIND,
+    MAX_HEADER_BYTES,
     MAX_HOPS,
     MAX_KEY,
     ORIGIN,
@@ -201,3 +202,17 @@ def test_a_claim_is_decided_where_its_identifier_lives() -> None:
     home = partition_of("email:x", 4)
     assert decode_claim(read(output, home), 4) == Claim("email:x", "u1")
     assert isinstance(decode_claim(read(output, (home + 1) % 4), 4), Reject)
+
+
+def test_headers_are_bounded_and_only_those_read_travel() -> None:
+    """Too many bytes in headers the engine reads is a reject; others are neither counted nor sent on."""
+    repertoire = Builder().action("a").build()
+    other = ("x-noise", b"n" * MAX_HEADER_BYTES * 4)
+    fine = Record("signals", 0, 0, START_MS, None, a_signal(), (other, ("traceparent", b"00-a-b-01")))
+    arrival = arrive(fine, repertoire)
+    assert isinstance(arrival, Arrival)
+    assert {name for name, _ in forward(fine, arrival, "u1").headers} == {"traceparent", KIND, ORIGIN, FIRST, HOPS}
+    heavy = Record("signals", 0, 0, START_MS, None, a_signal(), (("ce_source", b"s" * (MAX_HEADER_BYTES + 1)),))
+    refused = arrive(heavy, repertoire)
+    assert isinstance(refused, Reject)
+    assert refused.code == "too-large"

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.record import Record
-from engine.rejects import CODES, LAST_MS, Reject, RejectMessage, bad_timestamp, reject_output
+from engine.rejects import (
+    CODES,
+    LAST_MS,
+    MAX_KEY,
+    MAX_ORIGINAL,
+    Reject,
+    RejectMessage,
+    bad_timestamp,
+    reject_output,
+)
 from engine.schemas import message_schema
 from tests.repertoires import START_MS, Builder, a_replay, a_signal
 
@@ -84,3 +93,15 @@ def test_the_schema_refuses_what_is_no_reject() -> None:
     for change in ({"code": "because"}, {"more": 1}, {"encoding": "latin-1"}):
         with pytest.raises(jsonschema.ValidationError):
             SCHEMA.validate({**message, **change})
+
+
+@pytest.mark.parametrize("value", [b"\xff" * (MAX_ORIGINAL * 2), b"\0" * MAX_ORIGINAL, "é".encode() * MAX_ORIGINAL])
+def test_a_reject_of_any_original_can_be_sent(value: bytes) -> None:
+    """However large or full of escapes it is, its reject fits the topic, says so, and keeps what it can."""
+    record = Record("signals", 0, 7, 1000, b"k" * (MAX_KEY * 2), value)
+    output = reject_output(record, Reject("too-large", "Too large."), "batuta.signals")
+    assert len(output.value) + len(output.key or b"") < 7 * 1024 * 1024
+    message = msgspec.json.decode(output.value, type=RejectMessage)
+    kept = base64.b64decode(message.original) if message.encoding == "base64" else message.original.encode()
+    assert kept == value[:MAX_ORIGINAL]
+    assert ("bytes the first" in message.sentence) is (len(value) > MAX_ORIGINAL)
