@@ -15,8 +15,10 @@ import pytest
 from agents.children import Children
 
 _PARENT = """
-import sys, time
+import signal, sys, time
 from agents.children import Children
+# Whoever runs the tests in the background of a shell hands down an interrupt that is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 children = Children()
 children.start("sleeper", ["sleep", "600"])
 print(children.pid("sleeper"), children.directory, flush=True)
