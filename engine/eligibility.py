@@ -7,6 +7,7 @@ evaluated is not true.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from engine.calendar import format_rfc3339
 from engine.candidates import Rejection
@@ -58,8 +59,13 @@ def _unqualified(action: Action, memo: Memo, context: Context) -> Rejection | No
     failed = memo.first_false(action.engagement.predicates)
     if failed is None:
         return None
-    stage, where = action.engagement.origins[failed]
-    return Rejection(action.id, stage, f"{where}: not true: {_shown(memo.source(failed))}")
+    return _not_true(action.id, *action.engagement.origins[failed], memo.source(failed))
+
+
+@lru_cache(maxsize=65_536)
+def _not_true(action: str, stage: str, where: str, source: str) -> Rejection:
+    """The rejection a rule makes, the same for every customer."""
+    return Rejection(action, stage, f"{where}: not true: {_shown(source)}")
 
 
 def _outdated(action: Action, context: Context) -> Rejection | None:
