@@ -41,7 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Compilation:
-    """One run over a draft. `zone`: in which dates without a time are read."""
+    """One run over a draft. `zone`: in which dates without a time are read. `partitions`: who shares budgets."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
@@ -49,6 +49,7 @@ class Compilation:
         self.vocabulary = Vocabulary(draft.written, self.names)
         self.predicates = Predicates()
         self.zone: tzinfo = UTC
+        self.partitions = 1
         self.faults: list[Fault] = []
         self._spoilt = {path[:end] for path in draft.left_out for end in range(len(path) + 1)}
 

@@ -172,6 +172,9 @@ def _budget(id_: str, written: Budget, c: Compilation) -> BudgetRule:
     window = c.window(path, written.per, written.rolling)
     if written.unit == "decisions" and written.limit != int(written.limit):
         c.fault((*path, "limit"), "decisions are whole", found=f"{written.limit:g}", expected="a whole number")
+    if written.unit == "decisions" and written.limit < c.partitions:
+        expected = f"at least {c.partitions}, one for each of the engine's partitions"
+        c.fault((*path, "limit"), "some partitions would have nothing", found=f"{written.limit:g}", expected=expected)
     if written.pacing == "even" and written.rolling is not None:
         c.fault((*path, "pacing"), "a rolling window has no beginning to pace from", expected="per, or pacing: none")
     return BudgetRule(

@@ -22,6 +22,7 @@ def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
     """Compile everything; with faults the repertoire has stand-ins in it and must not be used."""
     c = Compilation(draft)
     engine = _engine(draft)
+    c.partitions = engine.partitions
     channels, acts = draft.document(ChannelsFile), draft.document(ActionsFile)
     constraints, experiments = draft.document(ConstraintsFile), draft.document(ExperimentsFile)
     profile = draft.document(ProfileFile)

@@ -271,10 +271,14 @@ TABLE: dict[str, tuple[str, str]] = {
     ),
     "a limit of years": ("kind: constraints\ncontact_limits: {c: {limit: 1, per: ¦13 months}}\n", "longer than a year"),
     "an unknown span": ("kind: constraints\ncontact_limits: {c: {limit: 1, per: ¦fortnight}}\n", "a calendar span"),
-    "half a decision": ("kind: constraints\nbudgets: {b: {limit: ¦1.5, per: day}}\n", "decisions are whole"),
+    "half a decision": ("kind: constraints\nbudgets: {b: {limit: ¦10.5, per: day}}\n", "decisions are whole"),
     "no budget": ("kind: constraints\nbudgets: {b: {limit: ¦0, per: day}}\n", "a number above 0"),
+    "a budget too small to share": (
+        "kind: constraints\nbudgets: {b: {limit: ¦3, per: day}}\n",
+        "found 3, expected at least 8, one for each of the engine's partitions",
+    ),
     "pacing without a beginning": (
-        "kind: constraints\nbudgets: {b: {limit: 5, rolling: 1d, pacing: ¦even}}\n",
+        "kind: constraints\nbudgets: {b: {limit: 50, rolling: 1d, pacing: ¦even}}\n",
         "no beginning to pace from",
     ),
     # --- Arbitration and experiments ---
