@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from agents.broker import BrokerUnavailable
 from benchmarks import core, stream
 from benchmarks.load import LoadFailed
-from benchmarks.results import Findings, Row, figure, report_of, write
+from benchmarks.results import Findings, Row, begin, complete, figure, write
 
 SECTIONS: Mapping[str, Callable[..., Findings]] = {"core": core.measure, "stream": stream.measure}
 """What is measured, in order. Each is called with `quick`."""
@@ -27,7 +27,7 @@ def main(names: Sequence[str]) -> int:
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         return _complain(USAGE, f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    load = os.getloadavg()[0]
+    report = begin()
     quick = os.environ.get("QUICK", "0") not in ("", "0")
     rows: list[Row] = []
     faults: list[str] = []
@@ -43,7 +43,7 @@ def main(names: Sequence[str]) -> int:
         for row in found.rows:
             print(_line(row), flush=True)
     if not names:
-        write(report_of(rows, load), "bench")
+        write(complete(report, rows), "bench")
     return _complain(WRONG, "; ".join(faults)) if faults else DONE
 
 

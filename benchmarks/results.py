@@ -98,10 +98,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def report_of(rows: Sequence[Row], load: float) -> Report:
-    """A report of this moment, this machine and this commit. `load`: the machine's, before anything was measured."""
-    machine = f"{_machine()}, load average {load:.1f} at the start"
-    return Report(machine, datetime.now(UTC).isoformat(timespec="seconds"), _commit(), tuple(rows))
+def begin() -> Report:
+    """A report without rows yet: this machine and how busy it is, this moment and this commit, before measuring."""
+    machine = f"{_machine()}, load average {os.getloadavg()[0]:.1f} at the start"
+    return Report(machine, datetime.now(UTC).isoformat(timespec="seconds"), _commit(), ())
+
+
+def complete(report: Report, rows: Sequence[Row]) -> Report:
+    """The report with what was measured."""
+    return msgspec.structs.replace(report, rows=tuple(rows))
 
 
 def _machine() -> str:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import msgspec
 
 from benchmarks import workload
-from benchmarks.__main__ import USAGE, main
 from benchmarks.core import CANDIDATES, Core, Sizes, measure_candidates
 from benchmarks.tally import tally
 
@@ -31,10 +30,3 @@ def test_the_core_costs_more_than_its_codec():
     assert 0 < cost.low <= cost.value <= cost.high
     assert ratio.low > 1
     assert "eligibility" in cost.detail
-
-
-def test_a_section_nobody_knows_is_a_usage_error(capsys):
-    """The name given and those there are, are in the message."""
-    assert main(["cores"]) == USAGE
-    assert "cores" in (said := capsys.readouterr().err)
-    assert "stream" in said

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.results import Report, meets, percentile, report_of, row, write
+from benchmarks.results import Report, begin, complete, meets, percentile, row, write
 
 numbers = st.floats(-1e9, 1e9)
 
@@ -62,7 +62,7 @@ def a_report() -> Report:
         row("core.signal", [12.345], "µs", detail="one core"),
         row("core.other", [1234.5], "µs", detail="one core"),
     )
-    return report_of(rows, load=0.5)
+    return complete(begin(), rows)
 
 
 def test_the_json_has_the_published_shape(tmp_path):
