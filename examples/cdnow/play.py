@@ -59,7 +59,7 @@ def signals_of(log: str, customers: int) -> Iterator[bytes]:
         if int(customer) <= customers:
             had = orders.get((day, customer), (0, 0.0))
             orders[day, customer] = (had[0] + int(quantity), had[1] + float(dollars))
-    for (day, customer), (quantity, dollars) in sorted(orders.items()):
+    for (day, customer), (items, revenue) in sorted(orders.items()):
         noon = datetime.strptime(day, "%Y%m%d").replace(hour=12, tzinfo=UTC)
         body = {
             "messageId": f"cdnow-{customer}-{day}",
@@ -67,7 +67,7 @@ def signals_of(log: str, customers: int) -> Iterator[bytes]:
             "event": "Order Completed",
             "userId": customer,
             "timestamp": noon.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "properties": {"revenue": round(dollars, 2), "quantity": quantity},
+            "properties": {"revenue": round(revenue, 2), "quantity": items},
         }
         yield json.dumps(body).encode()
 
