@@ -47,10 +47,28 @@ class Sender(Protocol):
 
 
 class Claim(msgspec.Struct, frozen=True, rename="camel"):
-    """Value of the record that claims a changelog partition. `owner`: for people."""
+    """Value of the record that claims a changelog partition. `owner`: the worker's name; `process`: one life of it."""
 
     owner: str
     epoch: int
+    process: str = ""
+
+
+class Claimant(msgspec.Struct):
+    """Who claims: a worker's name, a word no other process has, and the epochs this process claimed so far."""
+
+    owner: str
+    process: str
+    held: dict[int, int] = {}
+
+    def is_twin(self, number: int, claim: Claim | None) -> bool:
+        """Whether a process of the same name, started later, claimed a partition after this one had."""
+        return (
+            claim is not None
+            and claim.owner == self.owner
+            and claim.process != self.process
+            and claim.epoch > self.held.get(number, claim.epoch)
+        )
 
 
 class Reader:
@@ -59,6 +77,7 @@ class Reader:
     def __init__(self, changelog: Changelog) -> None:
         self.changelog = changelog
         self.epoch = 0
+        self.claim: Claim | None = None
         self.claims = 0
         """Claims seen of the present epoch; two mean that two workers took the same one."""
         self.overruled: set[bytes] = set()
@@ -77,6 +96,7 @@ class Reader:
         self.overruled.discard(key)
         if key == OWNER_KEY:
             self.claims += 1
+            self.claim = msgspec.json.decode(value or b"", type=Claim)
         else:
             self.changelog.load(key, value)
 
@@ -170,14 +190,15 @@ class Restored(msgspec.Struct, frozen=True):
 async def take_over(
     consumer: Any,
     sender: Sender,
-    owner: str,
+    claimant: Claimant,
     partitions: Mapping[int, Sequence[Changelog]],
     names: Mapping[str, str],
 ) -> dict[int, Restored]:
     """Read the changelogs of partitions into their empty tables and claim them.
 
     `consumer`: a started AIOKafkaConsumer without a group. Keys a paused worker overwrote are left marked as
-    changed, so that the first batch writes them again: compaction knows nothing of epochs.
+    changed, so that the first batch writes them again: compaction knows nothing of epochs. Raises `Ousted`, without
+    claiming anything, when a process of the same name was started later: the two would take turns for ever.
     """
     readers = {
         TopicPartition(names[changelog.topic], number): Reader(changelog)
@@ -187,16 +208,22 @@ async def take_over(
     consumer.assign(list(readers))
     await consumer.seek_to_beginning(*readers)
     await _read_to(consumer, readers, await consumer.end_offsets(list(readers)))
+    for at, reader in readers.items():
+        if claimant.is_twin(at.partition, reader.claim):
+            raise Ousted(
+                f"another worker named {claimant.owner} took {at.topic}[{at.partition}] over; one must be left"
+            )
     epochs: dict[int, int] = {}
     unsettled = set(partitions)
     while unsettled:
         epochs |= {n: 1 + max(reader.epoch for at, reader in readers.items() if at.partition == n) for n in unsettled}
-        claims = await _claim(sender, owner, [at for at in readers if at.partition in unsettled], epochs)
+        claims = await _claim(sender, claimant, [at for at in readers if at.partition in unsettled], epochs)
         await _read_to(consumer, readers, {at: offset + 1 for at, offset in claims.items()})
         unsettled = {at.partition for at, reader in readers.items() if _contested(reader, epochs[at.partition])}
     for reader in readers.values():
         for key in reader.overruled - {OWNER_KEY}:
             reader.changelog.touch(key)
+    claimant.held.update(epochs)
     ends = {(at.topic, at.partition): await consumer.position(at) for at in readers}
     return {
         number: Restored(epochs[number], {log.topic: ends[names[log.topic], number] for log in changelogs})
@@ -210,14 +237,14 @@ def _contested(reader: Reader, epoch: int) -> bool:
 
 
 async def _claim(
-    sender: Sender, owner: str, partitions: Sequence[TopicPartition], epochs: Mapping[int, int]
+    sender: Sender, claimant: Claimant, partitions: Sequence[TopicPartition], epochs: Mapping[int, int]
 ) -> dict[TopicPartition, int]:
     """Claim changelog partitions; returns the offset of each claim."""
     sent = {}
     for at in partitions:
         epoch = epochs[at.partition]
         headers = [(EPOCH_HEADER, str(epoch).encode()), (KIND, b"owner")]
-        value = msgspec.json.encode(Claim(owner, epoch))
+        value = msgspec.json.encode(Claim(claimant.owner, epoch, claimant.process))
         sent[at] = await sender.send(at.topic, value, OWNER_KEY, at.partition, None, headers)
     return {at: (await future).offset for at, future in sent.items()}
 

@@ -20,9 +20,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from time import monotonic, time
 from typing import Any, Protocol
+from uuid import uuid4
 
 from agents import journal
-from agents.journal import Journal, Ousted, Restored, Sender
+from agents.journal import Claimant, Journal, Ousted, Restored, Sender
 from agents.metrics import Gauges, Metrics
 from agents.offsets import Offsets, TopicPartition
 from agents.partitions import Batch, Engine, Partition, Routes, Surroundings
@@ -91,6 +92,7 @@ class Ownership:
         """Where the partitions taken over are to be read from."""
         self._engine = engine
         self._routes = routes
+        self._claimant = Claimant(settings.name, uuid4().hex)
         self.fail = fail
         self._offsets = Offsets()
         self._roles: dict[str, str] = {}
@@ -193,7 +195,7 @@ class Ownership:
     async def _read_changelogs(self, partitions: Mapping[int, Sequence[Changelog]]) -> dict[int, Restored]:
         async with self._cluster.reader() as consumer:
             return await journal.take_over(
-                consumer, self._cluster.changelog_sender, self.settings.name, partitions, self._names()
+                consumer, self._cluster.changelog_sender, self._claimant, partitions, self._names()
             )
 
     def _names(self) -> dict[str, str]:

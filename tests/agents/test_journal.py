@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.journal import EPOCH_HEADER, OWNER_KEY, Journal, Ousted, Reader, epoch_of, read_range, take_over
+from agents.journal import (
+    EPOCH_HEADER,
+    OWNER_KEY,
+    Claimant,
+    Journal,
+    Ousted,
+    Reader,
+    epoch_of,
+    read_range,
+    take_over,
+)
 from agents.offsets import TopicPartition
 from agents.tables import Change, TableSpec, changelogs
 from tests.agents.kafka_in_memory import Kafka, Stored
@@ -16,12 +28,13 @@ NAMES = {"profiles": "batuta.profiles"}
 AT = TopicPartition("batuta.profiles", 0)
 
 
-async def own(kafka: Kafka, owner: str = "me", sender=None):
-    """Take partition 0 over; returns its table and its journal."""
+async def own(kafka: Kafka, owner: str = "me", sender=None, claimant: Claimant | None = None):
+    """Take partition 0 over, as a process of its own unless one is given; returns its table and its journal."""
     sender = sender or kafka.changelog_sender
+    claimant = claimant or Claimant(owner, uuid.uuid4().hex)
     tables, logs = changelogs([SPEC])
     async with kafka.reader() as consumer:
-        restored = (await take_over(consumer, sender, owner, {0: logs}, NAMES))[0]
+        restored = (await take_over(consumer, sender, claimant, {0: logs}, NAMES))[0]
 
     async def read(at: TopicPartition, start: int, end: int) -> list:
         async with kafka.reader() as consumer:
@@ -148,3 +161,27 @@ async def test_range_ends_where_it_should():
         kafka.store(AT, Stored(-1, 0, b"%d" % number, None, ()))
     async with kafka.reader() as consumer:
         assert [record.offset for record in await read_range(consumer, AT, 2, 7)] == [2, 3, 4, 5, 6]
+
+
+async def test_forgotten_twin_ends_instead_of_taking_turns():
+    """Of two processes with one name the one started later stays; the other claims nothing and says why."""
+    kafka = Kafka()
+    first, second = (Claimant("worker-1", uuid.uuid4().hex) for _ in range(2))
+    await own(kafka, claimant=first)
+    await own(kafka, claimant=second)
+    claims = len(kafka.logs[AT])
+    with pytest.raises(Ousted, match="another worker named worker-1"):
+        await own(kafka, claimant=first)
+    assert len(kafka.logs[AT]) == claims
+    table, journal = await own(kafka, claimant=second)
+    await write(table, journal, ana=b"1")
+
+
+async def test_a_partition_may_come_back_from_a_worker_of_another_name():
+    """Having held a partition before is no reason to end when others held it meanwhile."""
+    kafka = Kafka()
+    mine = Claimant("worker-1", uuid.uuid4().hex)
+    await own(kafka, claimant=mine)
+    await own(kafka, "worker-2")
+    _, journal = await own(kafka, claimant=mine)
+    assert journal.epoch == 3

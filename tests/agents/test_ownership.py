@@ -81,7 +81,7 @@ async def test_partitions_somebody_else_served_are_restored(desk):
     """When another worker had the partition in between, its state counts, under a higher epoch."""
     await desk.signals([b"a"])
     await desk.ownership.hand_over()
-    other = Desk(desk.kafka)
+    other = Desk(desk.kafka, instance="other")
     other.ownership.start(other.kafka)
     await other.serve()
     await other.signals([b"b"])
