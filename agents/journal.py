@@ -96,9 +96,17 @@ class Reader:
         self.overruled.discard(key)
         if key == OWNER_KEY:
             self.claims += 1
-            self.claim = msgspec.json.decode(value or b"", type=Claim)
+            self.claim = _claim_of(value)
         else:
             self.changelog.load(key, value)
+
+
+def _claim_of(value: bytes | None) -> Claim | None:
+    """What a claim says; one that cannot be read still raised the epoch."""
+    try:
+        return msgspec.json.decode(value or b"", type=Claim)
+    except msgspec.DecodeError:
+        return None
 
 
 class Journal:

@@ -185,3 +185,12 @@ async def test_a_partition_may_come_back_from_a_worker_of_another_name():
     await own(kafka, "worker-2")
     _, journal = await own(kafka, claimant=mine)
     assert journal.epoch == 3
+
+
+@pytest.mark.parametrize("value", [None, b"", b"{", b"[]"])
+def test_a_claim_that_cannot_be_read_still_counts(value: bytes | None):
+    """Its epoch is what matters; who wrote it is not known."""
+    (_, (log,)) = changelogs([SPEC])
+    reader = Reader(log)
+    reader.apply(OWNER_KEY, value, [(EPOCH_HEADER, b"4")])
+    assert (reader.epoch, reader.claims, reader.claim) == (4, 1, None)
