@@ -20,7 +20,7 @@ from engine.funnel import REQUEST, Ask, Funnel, Lap, decide, quiet_hours_end
 from engine.identity import Demoted, Identifier
 from engine.murmur import partition_of
 from engine.outcomes import Outcome
-from engine.profile import Profile, enforce_bounds, fold, merge, remember_message
+from engine.profile import Profile, enforce_bounds, fold, merge, remember_message, trim_aggregates
 from engine.record import Effects, Record
 from engine.rejects import Reject, bad_timestamp, reject_output
 from engine.repertoire import Repertoire
@@ -120,6 +120,7 @@ def _apply(turn: _Turn) -> None:
     profile.now_ms = max(profile.now_ms, record.timestamp_ms)
     result = _dispatch(profile, turn)
     _count(effects, arrival, result)
+    trim_aggregates(profile, repertoire.profile)
     enforce_bounds(profile, repertoire.profile.limits)
     delivery.keep(profile, effects.outputs, record)
     next_ms = triggers.next_due_ms(profile)

@@ -378,6 +378,14 @@ def note_identifier(
     return seen
 
 
+def trim_aggregates(profile: Profile, rules: ProfileRules) -> None:
+    """Drop what has left the windows by the customer's clock; no value changes."""
+    for definition in rules.aggregates:
+        state = profile.aggregates.get(definition.name)
+        if state is not None:
+            aggregates.trim(definition, state, profile.now_ms)
+
+
 def enforce_bounds(profile: Profile, limits: Limits) -> None:
     """Drop the oldest entries of whatever exceeds its bound, and count them."""
     _shrink(

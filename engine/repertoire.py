@@ -1,6 +1,6 @@
 """What an operator's configuration compiles to: everything a decision consults besides the customer.
 
-Built by `config.compile_directory`; immutable and shared by all partitions of a worker. Expressions are
+Built by `config.load`; immutable and shared by all partitions of a worker. Expressions are
 compiled, names resolved, candidates flattened and sorted by id, so that no order in a file matters.
 """
 
@@ -216,13 +216,6 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     span_ms: int = 0
 
 
-class PurposeRule(msgspec.Struct, frozen=True, kw_only=True):
-    """Consent needed for a purpose."""
-
-    purpose: str
-    consent: ConsentRule
-
-
 class SuppressionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Pause after `threshold` outcomes within `window_ms` (Pega contact policies; mission D5)."""
 
@@ -248,8 +241,8 @@ class ContactLimit(msgspec.Struct, frozen=True, kw_only=True):
 class BudgetRule(msgspec.Struct, frozen=True, kw_only=True):
     """At most `limit` decisions or money for all customers together, in a window of the engine's time zone.
 
-    `pacing`: with `even` no more than the elapsed share of the window may have been used. Rolling windows
-    keep `buckets` steps. Each partition owns an equal share of the limit.
+    `pacing`: with `even` no more than the elapsed share of the window may have been used. Each partition owns an
+    equal share of the limit.
     """
 
     id: str

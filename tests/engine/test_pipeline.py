@@ -25,7 +25,7 @@ from engine.state import MemoryState
 from models.baseline import PriorScorer
 from tests.engine.memory_broker import READ
 from tests.engine.strategies import bodies, mutated
-from tests.repertoires import HOUR_MS, START_MS, Builder, a_replay, a_signal, decisions_of
+from tests.repertoires import DAY_MS, HOUR_MS, START_MS, Builder, a_replay, a_signal, decisions_of
 
 
 def _aggregate(name: str, function: Any, window: Window, **parts: str) -> Aggregate:
@@ -353,3 +353,18 @@ def test_a_forgotten_message_id_mints_no_second_content() -> None:
     again = decisions_of(replay.signal(a_signal(messageId="m"), START_MS + 1000))
     assert len(first) == 1
     assert again == []
+
+
+def test_what_left_its_window_is_not_kept() -> None:
+    """Whatever comes next from a customer, buckets of long ago are no longer stored."""
+    window = Window("sliding", 30 * DAY_MS)
+    rules = ProfileRules(aggregates=(Aggregate(name="recent", function="sum", window=window, of=lambda _: 1.5),))
+    replay = a_replay(Builder().action("a").build(profile=rules, partitions=1))
+    for day in range(20):
+        replay.signal(a_signal("Seen", messageId=f"m{day}"), START_MS + day * DAY_MS)
+    (state,) = replay.partitions
+    full = len(msgspec.msgpack.encode(state.profiles["u1"].aggregates))
+    replay.publish(
+        "outcomes", "u1", b'{"decisionId": "d", "customerId": "u1", "type": "click"}', START_MS + 99 * DAY_MS
+    )
+    assert len(msgspec.msgpack.encode(state.profiles["u1"].aggregates)) < full / 2
