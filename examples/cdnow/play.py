@@ -80,10 +80,11 @@ def decide_in_process(signals: list[bytes], repertoire: Repertoire) -> dict[str,
 
 
 @contextmanager
-def running_worker(bootstrap: str) -> Iterator[None]:
+def running_worker(broker: RunningBroker) -> Iterator[None]:
     """A worker in a process of its own, as anybody would start it; stopped gently at the end."""
-    command = [sys.executable, "-m", "agents", "up", str(CONFIG), "--bootstrap", bootstrap, "--web-port", "0"]
-    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "agents", "up", str(CONFIG), "--bootstrap", broker.bootstrap, "--web-port", "0"]
+    environ = {**os.environ, "BATUTA_IDEMPOTENT": str(broker.kind is not BrokerKind.EMBEDDED)}
+    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environ)
     try:
         yield
     finally:
@@ -149,7 +150,7 @@ def main() -> int:
     signals = list(signals_of(fetch_log(), parser.parse_args().customers))
     in_process = decide_in_process(signals, load_directory(CONFIG))
     print(f"{len(signals)} purchases, {len(in_process)} decisions in process")
-    with running_broker(print) as broker, running_worker(broker.bootstrap):
+    with running_broker(print) as broker, running_worker(broker):
         on_kafka = asyncio.run(decide_on_kafka(signals, broker, len(in_process)))
     same = sum(on_kafka.get(each) == value for each, value in in_process.items())
     print(f"{len(on_kafka)} decisions on Kafka, {same} of them byte for byte the same")
