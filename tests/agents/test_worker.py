@@ -67,11 +67,12 @@ def test_stopped_worker_has_committed_everything(group: Group):
     """SIGTERM: what was begun is finished and committed, the exit code is 0, and nothing is decided again."""
     worker = group.start()
     until(worker.serves, "serving")
-    publishing = threading.Thread(target=group.publish, args=[signals(0, 20_000)])
+    publishing = threading.Thread(target=group.publish, args=[signals(0, 15_000)])
     publishing.start()
     until(lambda: group.read("decisions"), "deciding")
     assert worker.stop() == 0
     publishing.join()
+    group.publish(signals(15_000, 20_000))
     done = len(group.read("decisions"))
     assert 0 < sum(group.committed().values()) == done == counted(group) < 20_000
     worker = group.start()
