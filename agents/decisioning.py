@@ -32,18 +32,20 @@ class PartitionState(msgspec.Struct):
 
 
 class _Waiting(msgspec.Struct):
-    """The one part of a stored profile that says when its customer is to be woken."""
+    """The parts of a stored profile that say when its customer is to be woken."""
 
     timers: list[Timer] = []
+    closes_ms: int | None = None
 
 
 _stored = msgspec.msgpack.Decoder(tuple[int, _Waiting])
 
 
 def due_ms(profile: bytes) -> int | None:
-    """When the earliest timer of an encoded profile is due, epoch milliseconds; None when it has none."""
+    """When the customer of an encoded profile is to be woken, epoch milliseconds; None when nothing waits."""
     waiting = _stored.decode(profile)[1]
-    return min((each.at_ms for each in waiting.timers), default=None)
+    due = [each.at_ms for each in waiting.timers]
+    return min(due if waiting.closes_ms is None else [*due, waiting.closes_ms], default=None)
 
 
 TABLES = (

@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
 
 from engine.candidates import Rejection, named, tags_of
 from engine.context import Context
+from engine.exploration import Draws
 from engine.expression import MISSING, Expression, Memo
 from engine.profile import Answer, Profile
 from engine.repertoire import Action, Arbitration, Candidate, Influencer, Repertoire, Scope
@@ -71,6 +73,28 @@ def rank(
             rejections.append(Rejection(candidate.action.id, "suitability", f"{candidate.treatment.id}: {scored}"))
     ranked.sort()
     return [each[3] for each in ranked]
+
+
+FORMULA_DRAWS = 16
+"""Draws of each candidate that a formula is evaluated for."""
+
+
+def priorities(scored: Sequence[Scored], draws: Draws, settings: Arbitration, context: Context) -> Draws:
+    """Each candidate's priority in each draw of its propensity; rows as in `draws`.
+
+    With a formula only `FORMULA_DRAWS` of the draws, and where it has no value a draw is lost.
+    """
+    if settings.formula is None:
+        weights = np.array([each.context_weight * each.value * each.lever for each in scored], dtype=np.float32)
+        return draws * weights[:, None]
+    rows = []
+    for each, drawn in zip(scored, draws[:, :FORMULA_DRAWS].tolist(), strict=True):
+        action = _action_root(each.candidate.action)
+        factors = {"context_weight": each.context_weight, "value": each.value, "lever": each.lever}
+        scope = {**context, **action, **factors}
+        values = [_number(settings.formula.value({**scope, "propensity": p})) for p in drawn]
+        rows.append([-math.inf if value is None else value for value in values])
+    return np.array(rows, dtype=np.float32)
 
 
 def _context_weights(settings: Arbitration, truths: Memo) -> Weights:

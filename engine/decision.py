@@ -1,4 +1,4 @@
-"""Decide: the final choice among what is left, its probability, and the decision that goes out with its reasons."""
+"""Decide: the decision that goes out, with its reasons."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from engine.arbitration import Scored
 from engine.candidates import Rejection
+from engine.choice import Options
 from engine.record import Headers, Output
 from engine.repertoire import Repertoire
 
@@ -27,10 +28,11 @@ class Score(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Contender(msgspec.Struct, frozen=True):
-    """An action that lost, and by how much."""
+    """An action that lost, by how much, and the chance it had."""
 
     action: str
     priority: float
+    probability: float
 
 
 MAX_REJECTED = 1_000
@@ -95,51 +97,6 @@ def decision_id(cause: str, customer_id: str, trigger: str, placement: str | Non
     return hashlib.blake2b(named, digest_size=16).hexdigest()
 
 
-def draw(decision: str, seed: int) -> float:
-    """The random number of a decision, in [0, 1), a pure function of its id and the seed."""
-    digest = hashlib.blake2b(f"{seed}\0{decision}".encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big") / 2**56
-
-
-# --- The final choice ---
-
-
-def best_treatments(ranked: Sequence[Scored]) -> list[Scored]:
-    """Of each action its best treatment, in the order of the ranking: the best channel for this person."""
-    seen: set[str] = set()
-    best = []
-    for scored in ranked:
-        if scored.candidate.action.id not in seen:
-            seen.add(scored.candidate.action.id)
-            best.append(scored)
-    return best
-
-
-def probabilities(contenders: Sequence[Scored], epsilon: float) -> list[float]:
-    """The chance of each contender, best first, under epsilon-greedy; a mandatory action is never left to chance."""
-    if not contenders:
-        return []
-    each = 0.0 if is_mandatory(contenders[0]) else epsilon / len(contenders)
-    others = len(contenders) - 1
-    return [1.0 - each * others] + [each] * others
-
-
-def is_mandatory(scored: Scored) -> bool:
-    """Whether an action skips arbitration."""
-    return scored.candidate.action.action_class == "mandatory"
-
-
-def pick(chances: Sequence[float], position: float) -> int:
-    """The index whose share of [0, 1) holds a position; where rounding leaves a rest, it is the last one's."""
-    last = 0
-    for index, chance in enumerate(chances):
-        if chance > 0:
-            last, position = index, position - chance
-            if position < 0:
-                break
-    return last
-
-
 # --- What goes out ---
 
 
@@ -171,10 +128,14 @@ def listed(rejections: Sequence[Rejection]) -> list[Rejection]:
     return [*rejections[: MAX_REJECTED - 1], Rejection("*", more[0].stage, f"and {len(more)} more, from here on")]
 
 
-def contenders_of(ranked: Sequence[Scored], chosen: Scored | None, most: int) -> list[Contender]:
+def contenders_of(options: Options, chosen: Scored | None, most: int) -> list[Contender]:
     """The best of what was not chosen."""
-    others = (each for each in ranked if each is not chosen)
-    return [Contender(each.candidate.action.id, each.priority) for each in islice(others, most)]
+    others = (
+        Contender(each.candidate.action.id, each.priority, chance)
+        for each, chance in zip(options.scored, options.overall, strict=True)
+        if each is not chosen
+    )
+    return [*islice(others, most)]
 
 
 def score_of(scored: Scored) -> Score:

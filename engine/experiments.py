@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from engine.candidates import Rejection
 from engine.context import Context
@@ -72,3 +73,8 @@ def is_exempt(holdout: Holdout, candidate: Candidate) -> bool:
     """Whether a candidate reaches held-out customers all the same, by its class or a tag."""
     action = candidate.action
     return action.action_class in holdout.exempt or not action.tags.isdisjoint(holdout.exempt)
+
+
+def in_model_control(customer_id: str, now_ms: int, share: float) -> bool:
+    """Whether a customer's propensities are random in the calendar month (UTC) of a moment (Pega; mission D3)."""
+    return bucket(f"model-control/{datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m}", customer_id) < share

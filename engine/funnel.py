@@ -9,20 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import msgspec
+import numpy as np
 
-from engine import budgets, constraints, eligibility, experiments, history
+from engine import budgets, choice, constraints, eligibility, experiments, exploration, history, learning
 from engine import decision as decisions
-from engine.arbitration import Scored, rank
+from engine.arbitration import Scored, priorities, rank
 from engine.budgets import Budgets, Share
 from engine.calendar import format_rfc3339
 from engine.candidates import Rejection, action_count, for_fallback, is_sent
+from engine.choice import Options
 from engine.constraints import Surroundings
 from engine.context import Context, Request
 from engine.decision import ArmRef, Decision, Explanation, decision_id
 from engine.expression import Memo
 from engine.profile import Contact, Profile
 from engine.repertoire import Arbitration, Arm, Candidate, Experiment, Repertoire, Treatment
-from engine.scoring import Scorer
+from engine.scoring import Scorer, Scores
 from engine.signal import Signal
 
 Lap = Callable[[str], None]
@@ -51,7 +53,10 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Funnel(msgspec.Struct, dict=True):
-    """What one run of the funnel works with and has found so far. `control`: the choice is withheld."""
+    """What one run of the funnel works with and has found so far.
+
+    `rows`: index of a candidate → its place in `scores`. `control`: the choice is withheld.
+    """
 
     ask: Ask
     profile: Profile
@@ -62,7 +67,8 @@ class Funnel(msgspec.Struct, dict=True):
     scorer: Scorer
     lap: Lap | None = None
     rejections: list[Rejection] = []
-    models: Mapping[str, str] = {}
+    scores: Scores = Scores((), {})
+    rows: Mapping[int, int] = {}
     experiment: Experiment | None = None
     arm: Arm | None = None
     control: bool = False
@@ -76,6 +82,17 @@ class Funnel(msgspec.Struct, dict=True):
     def held_out(self) -> bool:
         """Whether the global holdout has this customer."""
         return experiments.is_held_out(self.repertoire.holdout, self.profile.customer_id)
+
+    @cached_property
+    def draw(self) -> int:
+        """What makes the random draws of this run its own."""
+        return int(_id(self, 1)[:8], 16)
+
+    @cached_property
+    def model_control(self) -> bool:
+        """Whether this month the customer's choices are made with random propensities, where models have a say."""
+        share = self.repertoire.arbitration.exploration.control
+        return share > 0 and experiments.in_model_control(self.profile.customer_id, self.profile.now_ms, share)
 
     @cached_property
     def promised(self) -> Mapping[str, int]:
@@ -100,14 +117,13 @@ def decide(funnel: Funnel) -> list[Decision]:
     permitted = constraints.permit(qualified, _surroundings(funnel), funnel.rejections)
     permitted = _hold_out(permitted, funnel)
     _lap(funnel, "constraints")
-    scores = funnel.scorer.score(permitted, funnel.context, funnel.profile)
-    funnel.models = scores.models
+    scored = _score(permitted, funnel)
     _lap(funnel, "score")
-    arms = _rank_arms(list(zip(permitted, scores.propensities, strict=True)), funnel)
+    arms = _rank_arms(scored, funnel)
     _lap(funnel, "arbitrate")
     made = _choose(arms, funnel)
     if not made and funnel.ask.answer_always:
-        made = [_decision(funnel, None, [], 1, sum(arm.share for arm in arms if not arm.ranked))]
+        made = [_decision(funnel, None, choice.NOTHING, 1, sum(arm.share for arm in arms if not arm.ranked))]
     _lap(funnel, "decide")
     return made
 
@@ -162,6 +178,31 @@ def _hold_out(candidates: list[Candidate], funnel: Funnel) -> list[Candidate]:
     funnel.rejections += [Rejection(each, "experiment", f"held out by {holdout.id}") for each in withheld]
     funnel.control = bool(withheld) and not exempt
     return candidates if funnel.control else exempt
+
+
+# --- Scoring ---
+
+
+def _score(candidates: Sequence[Candidate], funnel: Funnel) -> list[tuple[Candidate, float]]:
+    """The candidates with their propensities, without those whose reach does not extend to this customer yet."""
+    scores = funnel.scores = funnel.scorer.score(candidates, funnel.context, funnel.profile, funnel.draw)
+    if scores.draws is not None:
+        funnel.rows = {each.index: row for row, each in enumerate(candidates)}
+    scored = list(zip(candidates, scores.propensities, strict=True))
+    if scores.reach is None:
+        return scored
+    return [pair for pair, reach in zip(scored, scores.reach, strict=True) if _reaches(pair[0], reach, funnel)]
+
+
+def _reaches(candidate: Candidate, reach: float, funnel: Funnel) -> bool:
+    """Whether a candidate that is sent may be sent to this customer while its model knows little about it."""
+    if reach >= 1.0 or not is_sent(candidate, funnel.repertoire):
+        return True
+    if experiments.bucket(f"ramp/{candidate.action.id}", funnel.profile.customer_id) < reach:
+        return True
+    reason = f"{candidate.treatment.id}: too young, so far for {reach:.0%} of customers"
+    funnel.rejections.append(Rejection(candidate.action.id, "experiment", reason))
+    return False
 
 
 # --- Ranking, in every arm that could have been ---
@@ -241,15 +282,14 @@ def _choose(arms: list[Ranking], funnel: Funnel) -> list[Decision]:
     own, ask = arms[0], funnel.ask
     remaining, made = own.ranked, list[Decision]()
     while remaining and len(made) < ask.limit:
-        contenders = _contenders(remaining, funnel)
-        chances = _chances(contenders, own.settings, funnel)
-        at = decisions.pick(chances, decisions.draw(_id(funnel, len(made) + 1), funnel.repertoire.seed))
-        chosen = contenders[at]
-        probability = chances[at] if made else _probability(chosen, chances[at], arms, funnel)
-        made.append(_decision(funnel, chosen, contenders, len(made) + 1, probability))
+        decision, options = _id(funnel, len(made) + 1), _options(remaining, own.settings, funnel)
+        at = choice.pick(options.own, choice.draw(decision, funnel.repertoire.seed))
+        chosen = options.scored[at]
+        probability = options.overall[at] if made else _probability(chosen, options.overall[at], arms, funnel)
+        made.append(_decision(funnel, chosen, options, len(made) + 1, probability))
         if funnel.control:
             break
-        _commit(chosen.candidate, made[-1].decision_id, funnel)
+        _commit(chosen, decision, probability, funnel)
         remaining = _still_permitted(remaining, chosen, funnel) if len(made) < ask.limit else []
     return made
 
@@ -259,18 +299,44 @@ def _id(funnel: Funnel, rank_number: int) -> str:
     return decision_id(ask.cause, funnel.profile.customer_id, ask.trigger, ask.placement, rank_number)
 
 
-def _contenders(ranked: Sequence[Scored], funnel: Funnel) -> list[Scored]:
-    """Each action in its best treatment: mandatory ones first, then what was promised, then by priority."""
-    contenders, promised = decisions.best_treatments(ranked), funnel.promised
+def _options(ranked: Sequence[Scored], settings: Arbitration, funnel: Funnel) -> Options:
+    """What may be chosen of a ranking, with its chances: mandatory ones first, then what was promised.
+
+    Neither is ever left to chance.
+    """
+    contenders, promised = choice.best_treatments(ranked), funnel.promised
     if promised:
-        contenders.sort(key=lambda each: (not decisions.is_mandatory(each), promised.get(each.candidate.action.id, 1)))
-    return contenders
+        contenders.sort(key=lambda each: (not choice.is_mandatory(each), promised.get(each.candidate.action.id, 1)))
+    if not contenders:
+        return choice.NOTHING
+    first = contenders[0]
+    if choice.is_mandatory(first) or first.candidate.action.id in promised:
+        return choice.certain(contenders)
+    among = [each for each in ranked if each.candidate.index in funnel.rows]
+    if not among or not settings.propensity:
+        return choice.greedy(contenders, settings.exploration)
+    return _explore(contenders, among, settings, funnel)
 
 
-def _chances(contenders: Sequence[Scored], settings: Arbitration, funnel: Funnel) -> list[float]:
-    """Chance of each contender; a promise is kept, never left to chance."""
-    kept = bool(contenders) and contenders[0].candidate.action.id in funnel.promised
-    return decisions.probabilities(contenders, 0.0 if kept else settings.epsilon)
+def _explore(contenders: Sequence[Scored], among: Sequence[Scored], settings: Arbitration, funnel: Funnel) -> Options:
+    """Chances by how often each is the best in what the models hold possible."""
+    exploration_, draws = settings.exploration, funnel.scores.draws
+    assert draws is not None
+    known = [1.0] + [0.0] * (len(among) - 1)
+    if exploration_.thompson:
+        held_possible = draws[[funnel.rows[each.candidate.index] for each in among]]
+        known = exploration.shares_won(priorities(among, held_possible, settings, funnel.context))
+    random = known
+    if exploration_.control > 0:
+        columns = np.array([each.candidate.index for each in among]) + funnel.draw
+        random = exploration.shares_won(
+            priorities(among, exploration.random_draws(columns + _APART), settings, funnel.context)
+        )
+    return choice.explored(contenders, among, known, random, exploration_, control=funnel.model_control)
+
+
+_APART = 1_024
+"""Keeps the random propensities of model control apart from the draws of models."""
 
 
 def _probability(chosen: Scored, own: float, arms: Sequence[Ranking], funnel: Funnel) -> float:
@@ -278,15 +344,9 @@ def _probability(chosen: Scored, own: float, arms: Sequence[Ranking], funnel: Fu
 
     For ranks after the first it is that of the customer's own arm, given the choices before.
     """
-    if len(arms) == 1:
-        return own
-    total = arms[0].share * own
-    for arm in arms[1:]:
-        contenders = _contenders(arm.ranked, funnel)
-        for each, chance in zip(contenders, _chances(contenders, arm.settings, funnel), strict=True):
-            if each.candidate is chosen.candidate:
-                total += arm.share * chance
-    return total
+    treatment = chosen.candidate.treatment.id
+    others = (arm.share * _options(arm.ranked, arm.settings, funnel).chance_of(treatment) for arm in arms[1:])
+    return own if len(arms) == 1 else arms[0].share * own + sum(others)
 
 
 def _still_permitted(remaining: Sequence[Scored], chosen: Scored, funnel: Funnel) -> list[Scored]:
@@ -305,8 +365,9 @@ def _still_permitted(remaining: Sequence[Scored], chosen: Scored, funnel: Funnel
 # --- What was decided ---
 
 
-def _commit(chosen: Candidate, decision: str, funnel: Funnel) -> None:
+def _commit(scored: Scored, decision: str, probability: float, funnel: Funnel) -> None:
     """Enter a decision into the contact history and reserve its budgets, before anything else is chosen."""
+    chosen, scores = scored.candidate, funnel.scores
     action, treatment = chosen.action, chosen.treatment
     now_ms, repertoire = funnel.profile.now_ms, funnel.repertoire
     contact = Contact(
@@ -322,6 +383,9 @@ def _commit(chosen: Candidate, decision: str, funnel: Funnel) -> None:
         counts=action.counts_toward_caps,
         outbound=funnel.ask.placement is None and is_sent(chosen, repertoire),
         cost=treatment.cost,
+        pending=learning.pending_of(
+            chosen, scores.features, scores.models, scored.propensity, probability, now_ms, repertoire
+        ),
     )
     history.add_contact(funnel.profile, contact, repertoire.retention, repertoire.profile.limits.contacts)
     for budget in constraints.rules_for(chosen, repertoire).budgets:
@@ -330,7 +394,7 @@ def _commit(chosen: Candidate, decision: str, funnel: Funnel) -> None:
 
 
 def _decision(
-    funnel: Funnel, chosen: Scored | None, contenders: Sequence[Scored], rank_number: int, probability: float
+    funnel: Funnel, chosen: Scored | None, options: Options, rank_number: int, probability: float
 ) -> Decision:
     ask, repertoire, now_ms = funnel.ask, funnel.repertoire, funnel.profile.now_ms
     action = None if chosen is None else chosen.candidate.action
@@ -356,13 +420,21 @@ def _decision(
         explanation=Explanation(
             considered=action_count(ask.pool),
             rejected=decisions.listed(funnel.rejections),
-            contenders=decisions.contenders_of(contenders, chosen, repertoire.arbitration.contenders),
+            contenders=decisions.contenders_of(options, chosen, repertoire.arbitration.contenders),
         ),
-        models=funnel.models,
+        models=_models(funnel),
         config=repertoire.version,
         decided_at=format_rfc3339(now_ms),
         expires_at=None if action is None else format_rfc3339(now_ms + action.expires_after_ms),
     )
+
+
+def _models(funnel: Funnel) -> Mapping[str, str]:
+    """What scored the candidates; model control says so itself."""
+    versions = funnel.scores.models
+    if funnel.scores.draws is None or not funnel.model_control:
+        return versions
+    return {**versions, "model-control": "random"}
 
 
 def _content(treatment: Treatment, context: Context) -> dict[str, str]:

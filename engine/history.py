@@ -2,8 +2,8 @@
 
 Kept short without loosening a rule: entries older than every window go, and of the contacts of one action on one
 channel only the newest `depth` stay, which is at least every limit and threshold, besides the newest offers that
-still may be answered. What has no room all the same is dropped, and as long as a cap would have to count it, the
-engine offers nothing that this cap holds for.
+still may be answered or that a model waits for. What has no room all the same is dropped, and as long as a cap would
+have to count it, the engine offers nothing that this cap holds for.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ def bound(profile: Profile, retention: Retention, limit: int) -> None:
 def forget(profile: Profile, retention: Retention) -> None:
     """Drop what no rule looks at any more and nobody can answer."""
     now_ms = profile.now_ms
+    for each in profile.contacts:
+        if each.pending is not None and each.pending.closed and each.answerable_until_ms < now_ms:
+            each.pending = None
     since_ms = now_ms - retention.contacts_ms
     if profile.contacts and profile.contacts[0].at_ms < since_ms:
         profile.contacts = [
@@ -87,10 +90,18 @@ def forget(profile: Profile, retention: Retention) -> None:
 def _newest_contacts(profile: Profile, depth: int) -> list[Contact]:
     """The contacts without those that have `depth` newer ones of their kind, unless they are among the newest open."""
     contacts = profile.contacts
-    waiting = [each for each in contacts if each.answer is None and each.answerable_until_ms >= profile.now_ms]
+    waiting = [each for each in contacts if _is_awaited(each, profile.now_ms)]
     newest = _newest(contacts, depth, lambda each: (each.counts, each.outbound))
     kept = {id(each) for each in (*newest, *waiting[-OPEN_CONTACTS:])}
     return contacts if len(kept) == len(contacts) else [each for each in contacts if id(each) in kept]
+
+
+def _is_awaited(contact: Contact, now_ms: int) -> bool:
+    """Whether an answer may come, or a model waits for the end of its window."""
+    pending = contact.pending
+    return (contact.answer is None and contact.answerable_until_ms >= now_ms) or (
+        pending is not None and not pending.closed
+    )
 
 
 def _newest(entries: list[_Entry], depth: int, kind_of: Callable[[_Entry], Hashable]) -> list[_Entry]:

@@ -23,6 +23,8 @@ OutcomeType = Literal[
 OUTCOME_TYPES: tuple[str, ...] = get_args(OutcomeType)
 POSITIVE = frozenset({"click", "accept", "convert"})
 """What says that an offer was taken up."""
+SHOWN = frozenset({"impression", "click", "accept", "reject", "dismiss", "convert"})
+"""What cannot happen to an offer nobody was shown."""
 _OF_THE_CHANNEL = frozenset({"bounce", "unsubscribe"})
 """What answers a message and says nothing about its offer."""
 MAX_BYTES = 64 * 1024

@@ -8,16 +8,18 @@ The Kafka worker, `batuta replay`, the tests and the benchmarks all call `handle
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
-from engine import candidates, delivery, history, identity, outcomes, triggers
+from engine import candidates, delivery, history, identity, learning, outcomes, triggers
 from engine.arrival import Arrival, Notice, arrive, claim_message, decode_claim, forward, notice
 from engine.budgets import Share
 from engine.context import Context, Request, context_of, folded_scope, with_request
 from engine.decision import Decision, decision_id, outputs_of
 from engine.funnel import REQUEST, Ask, Funnel, Lap, decide, quiet_hours_end
 from engine.identity import Demoted, Identifier
+from engine.learning import Example
 from engine.murmur import partition_of
 from engine.outcomes import Outcome
 from engine.profile import Profile, enforce_bounds, fold, merge, remember_message, trim_aggregates
@@ -117,7 +119,7 @@ def _apply(turn: _Turn) -> None:
     history.forget(profile, repertoire.retention)
     due_ms = triggers.next_due_ms(profile)
     _fire_timers(profile, turn)
-    profile.now_ms = max(profile.now_ms, record.timestamp_ms)
+    _pass_time(profile, record.timestamp_ms, turn)
     result = _dispatch(profile, turn)
     _count(effects, arrival, result)
     trim_aggregates(profile, repertoire.profile)
@@ -155,6 +157,7 @@ def _on_signal(profile: Profile, signal: Signal, turn: _Turn) -> str:
     context = context_of(profile, signal, repertoire, scope)
     changes = triggers.update_segments(profile, context, repertoire.profile)
     triggers.disarm(profile, context, repertoire)
+    _teach(learning.surveyed(profile, signal, repertoire), turn)
     _lap(turn.lap, "profile")
     request = request_of(signal)
     if request is not None:
@@ -196,6 +199,7 @@ def _on_outcome(profile: Profile, outcome: Outcome, turn: _Turn) -> str:
     if isinstance(joined, Reject):
         _reject(turn.record, joined, repertoire, turn.effects)
         return "rejected"
+    _teach(learning.answered(profile, joined, outcome, repertoire), turn)
     return "applied"
 
 
@@ -219,10 +223,23 @@ def _on_notice(profile: Profile, body: Notice, turn: _Turn) -> str:
 def _fire_timers(profile: Profile, turn: _Turn) -> None:
     """Let what fell due before this message happen first, at its own time."""
     for timer in triggers.take_due(profile, max(profile.now_ms, turn.record.timestamp_ms)):
-        profile.now_ms = max(profile.now_ms, timer.at_ms)
+        _pass_time(profile, timer.at_ms, turn)
         context = context_of(profile, timer.signal, turn.repertoire)
         cause = f"timer:{timer.at_ms}:{timer.signal.message_id}"
         _pull(profile, timer.trigger, timer.signal, cause, context, turn)
+
+
+def _pass_time(profile: Profile, now_ms: int, turn: _Turn) -> None:
+    """Move the customer's clock on; decisions whose window ends meanwhile are told to their models."""
+    profile.now_ms = max(profile.now_ms, now_ms)
+    _teach(learning.close_windows(profile, turn.repertoire), turn)
+
+
+def _teach(examples: Sequence[Example], turn: _Turn) -> None:
+    turn.effects.outputs += learning.outputs_of(examples)
+    for each in examples:
+        if each.label is not None:
+            turn.effects.count("learning_examples", each.model)
 
 
 # --- Decisions ---
@@ -289,6 +306,9 @@ def _decide(funnel: Funnel, turn: _Turn) -> list[Decision]:
     made = decide(funnel)
     for each in made:
         effects.outputs += outputs_of(each, repertoire, ask.signal.traceparent)
+        contact = history.find(funnel.profile, each.decision_id) if each.action is not None else None
+        if contact is not None:
+            _teach(learning.await_answer(funnel.profile, contact, repertoire), turn)
         held = "true" if each.control else "false"
         effects.count("decisions", each.action or "none", each.channel or "none", ask.trigger, held)
     for stage, count in Counter(each.stage for each in funnel.rejections).items():

@@ -38,6 +38,28 @@ class LastSignal(msgspec.Struct, frozen=True, array_like=True):
     properties: dict[str, Any]
 
 
+class Pending(msgspec.Struct, array_like=True):
+    """What a decision was scored with, kept until nothing more can become of it; see `engine.learning`.
+
+    `model`, `version`: what scored it; no version, the stated propensity. `features`: as stored by `engine.learning`.
+    `closes_ms`: when its window ends. `earned`: what its outcomes add up to; `reward`: the same, in [0, 1].
+    """
+
+    model: str
+    version: str | None
+    schema: str
+    features: bytes
+    propensity: float
+    prior: float
+    probability: float
+    closes_ms: int
+    exposed: bool = False
+    closed: bool = False
+    label: str | None = None
+    earned: float = 0.0
+    reward: float = 0.0
+
+
 class Contact(msgspec.Struct, array_like=True):
     """A decision made for the customer.
 
@@ -59,6 +81,7 @@ class Contact(msgspec.Struct, array_like=True):
     cost: float = 0.0
     answer: str | None = None
     taken: bool = False
+    pending: Pending | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -98,8 +121,8 @@ class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     `created_ms`, `seen_ms`: event time of the earliest and the latest signal. `now_ms`: the customer's clock, the
     latest broker timestamp seen. `alias`: event time and key of the user id an `alias` introduced last.
     `recent`: hashes of the last message ids. `watermarks`, `outbox`: see `engine.delivery`. `merged`: customers
-    that became part of this one. `lost_ms`: up to when contacts may be missing for want of room. `dropped`: what hit
-    a bound → how often.
+    that became part of this one. `closes_ms`: when the next window of a contact ends. `lost_ms`: up to when contacts
+    may be missing for want of room. `dropped`: what hit a bound → how often.
     """
 
     customer_id: str
@@ -115,6 +138,7 @@ class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     segments: dict[str, int] = {}
     consent: list[Ledger] = []
     contacts: list[Contact] = []
+    closes_ms: int | None = None
     lost_ms: int | None = None
     answers: list[Answer] = []
     timers: list[Timer] = []
@@ -278,6 +302,7 @@ def merge(profile: Profile, other: Profile, rules: ProfileRules) -> bool:
     _merge_identifiers(profile, other)
     profile.contacts = _in_order([*profile.contacts, *other.contacts])
     profile.lost_ms = _later(profile.lost_ms, other.lost_ms)
+    profile.closes_ms = _earlier(profile.closes_ms, other.closes_ms)
     profile.answers = _in_order([*profile.answers, *other.answers])
     profile.timers = _latest_armed([*profile.timers, *other.timers])
     profile.recent = [*dict.fromkeys([*other.recent, *profile.recent])][-2 * rules.limits.recent_messages :]

@@ -16,6 +16,7 @@ import msgspec
 from engine.aggregates import Aggregate
 from engine.calendar import QuietHours, Zones
 from engine.expression import Expression, Predicates
+from engine.features import FeatureSchema
 from engine.template import Template
 
 ConsentRule = Literal["required", "implied", "none"]
@@ -96,6 +97,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """A touchpoint a treatment goes to.
 
+    `impressions`: it reports what was shown, so nothing is learned from what it does not report.
     `inbound`: the customer comes to it, so only requests choose it. `topic`: also publish to `decisions.<id>`.
     `reachable`: whom it reaches (None: everybody). `answers`: the expected share of answered contacts, the prior
     of a person's own rate.
@@ -106,6 +108,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     topic: bool = False
     reachable: Rule | None = None
     answers: float = 0.1
+    impressions: bool = False
     quiet_hours: tuple[QuietHours, ...] = ()
 
 
@@ -314,6 +317,24 @@ class Influencer(msgspec.Struct, frozen=True, kw_only=True):
     period_ms: int
 
 
+class Exploration(msgspec.Struct, frozen=True, kw_only=True):
+    """How the choice is left to chance, so that there is something to learn from.
+
+    `thompson`: an action is chosen as often as it is the best one as far as its model knows (Thompson 1933).
+    `epsilon`: share of decisions chosen at random among the contenders. `floor`: least chance of each contender.
+    `control`: share of customers whose propensities are random, anew each month, to measure what models are worth.
+    `ramp_positives`: positives at which a model's action has its full reach (0: at once); before, `ramp_start` of
+    the customers it is sent to, rising in proportion.
+    """
+
+    thompson: bool = True
+    epsilon: float = 0.0
+    floor: float = 0.0
+    control: float = 0.0
+    ramp_positives: int = 0
+    ramp_start: float = 0.02
+
+
 class Arbitration(msgspec.Struct, frozen=True, kw_only=True):
     """Priority = P · C · V · L, each factor switchable, or a `formula` over them."""
 
@@ -324,8 +345,47 @@ class Arbitration(msgspec.Struct, frozen=True, kw_only=True):
     formula: Expression | None = None
     context_weights: tuple[ContextWeight, ...] = ()
     influencers: tuple[Influencer, ...] = ()
-    epsilon: float = 0.0
+    exploration: Exploration = Exploration()
     contenders: int = 3
+
+
+# --- What is learned ---
+
+
+class RewardRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision brought, as a number in [0, 1].
+
+    `binary`: 1 for one of the `positive` outcomes. `money`: the sum of the values of the positive ones over `most`.
+    `survey`: the score of a `Survey Answered` with this `metric`, from `least` to `most`.
+    """
+
+    kind: Literal["binary", "money", "survey"] = "binary"
+    positive: frozenset[str] = frozenset({"click", "accept", "convert"})
+    least: float = 0.0
+    most: float = 1.0
+    metric: str = ""
+
+
+class LearnerRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A learner by its name in the registry, and its parameters."""
+
+    kind: str
+    parameters: Mapping[str, Any] = {}
+
+
+class ModelRule(msgspec.Struct, frozen=True, kw_only=True):
+    """One model: whose candidates it scores, by what reward, and who learns it.
+
+    The `champion` is served; the other learners are its challengers, on the same examples. `window_ms`: when a
+    decision without a reward counts as not taken up; None: when the offer expires.
+    """
+
+    id: str
+    scope: Scope = Scope()
+    reward: RewardRule = RewardRule()
+    window_ms: int | None = None
+    learners: Mapping[str, LearnerRule]
+    champion: str
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
@@ -407,6 +467,12 @@ class Repertoire(msgspec.Struct, frozen=True, kw_only=True):
     experiments: tuple[Experiment, ...]
     holdout: Holdout | None
     triggers: tuple[Trigger, ...]
+    features: FeatureSchema = FeatureSchema()
+    """What models know of a customer, read in the scope of a decision."""
+    action_features: FeatureSchema = FeatureSchema()
+    """What models know of a candidate, read in a scope of `action` and `treatment` alone."""
+    models: tuple[ModelRule, ...] = ()
+    """In the order in which they are asked: the first whose scope covers a candidate scores it."""
     parameters: Mapping[str, Any] = {}
     """Named constants of the operator, the root `parameters` of expressions."""
     seed: int = 0

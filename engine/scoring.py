@@ -8,20 +8,30 @@ from typing import Protocol
 import msgspec
 
 from engine.context import Context
+from engine.exploration import Draws
+from engine.features import Value
 from engine.profile import Profile
 from engine.repertoire import Candidate
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """`propensities`: one per candidate, in their order, each in [0, 1]. `models`: id → version of what said so."""
+    """What models say of some candidates, in their order.
+
+    `propensities`: each in [0, 1]. `models`: id → version of what said so. `draws`: what the propensities could be,
+    as far as the models know; None: they are taken for certain. `reach`: the share of customers each may be sent
+    to so far; None: all. `features`: the customer's, as they were read for the models.
+    """
 
     propensities: Sequence[float]
     models: Mapping[str, str]
+    draws: Draws | None = None
+    reach: Sequence[float] | None = None
+    features: tuple[Value, ...] = ()
 
 
 class Scorer(Protocol):
     """Scores candidates for one customer at one moment; pure, and never slower for lack of training."""
 
-    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile) -> Scores:
-        """Propensities of the candidates."""
+    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile, draw: int = 0) -> Scores:
+        """Propensities of the candidates. `draw`: what makes the random draws of this decision its own."""
         ...

@@ -81,8 +81,10 @@ def _is_off(trigger: Trigger | None, context: Context) -> bool:
 
 
 def next_due_ms(profile: Profile) -> int | None:
-    """When the customer has to be woken; None when nothing waits."""
-    return min(each.at_ms for each in profile.timers) if profile.timers else None
+    """When the customer has to be woken, for a trigger or the end of a window; None when nothing waits."""
+    due_ms = min((each.at_ms for each in profile.timers), default=None)
+    closes_ms = profile.closes_ms
+    return closes_ms if due_ms is None else due_ms if closes_ms is None else min(due_ms, closes_ms)
 
 
 def take_due(profile: Profile, now_ms: int) -> list[Timer]:

@@ -25,13 +25,13 @@ class PriorScorer:
 
     def __init__(self, repertoire: Repertoire) -> None:
         self._channels = repertoire.channels
-        self._models = {MODEL: repertoire.version}
+        self.models = {MODEL: repertoire.version}
 
-    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile) -> Scores:  # noqa: ARG002 - priors know no context
+    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile, draw: int = 0) -> Scores:  # noqa: ARG002 - priors know no context, no chance
         """Propensity of each candidate, in [0, 1]."""
         affinity = {channel: self._affinity(channel, profile) for channel in {c.treatment.channel for c in candidates}}
         propensities = [min(1.0, each.treatment.propensity * affinity[each.treatment.channel]) for each in candidates]
-        return Scores(propensities, self._models)
+        return Scores(propensities, self.models)
 
     def _affinity(self, channel: str, profile: Profile) -> float:
         """The person's smoothed rate over the channel's; 1 for somebody nothing is known about."""
@@ -62,7 +62,7 @@ class RandomScorer:
         self._seed = seed
         self._models = {RANDOM_MODEL: str(seed)}
 
-    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile) -> Scores:
+    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile, draw: int = 0) -> Scores:  # noqa: ARG002 - one customer and moment have one chance
         """Propensity of each candidate, in [0, 1)."""
         moment = f"{self._seed}\0{profile.customer_id}\0{context['now_ms']}\0"
         return Scores([_uniform(f"{moment}{each.action.id}\0{each.treatment.id}") for each in candidates], self._models)

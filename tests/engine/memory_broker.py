@@ -135,7 +135,7 @@ class Versions:
     def __init__(self) -> None:
         self.version = 0
 
-    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile) -> Scores:  # noqa: ARG002 - the port's signature
+    def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile, draw: int = 0) -> Scores:  # noqa: ARG002 - the port's signature
         """The same for everything."""
         return Scores([0.5] * len(candidates), {"versions": str(self.version)})
 

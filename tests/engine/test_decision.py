@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 
 import jsonschema
-import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.arbitration import Scored
 from engine.candidates import Rejection
+from engine.choice import NOTHING, greedy
 from engine.decision import (
     MAX_REJECTED,
-    best_treatments,
     contenders_of,
     decision_id,
-    draw,
     listed,
     outputs_of,
-    pick,
-    probabilities,
 )
 from engine.funnel import decide
-from engine.repertoire import Holdout
+from engine.repertoire import Exploration, Holdout
 from engine.schemas import message_schema
 from tests.repertoires import Builder, a_funnel
 
@@ -58,75 +53,20 @@ def test_ids_do_not_change_between_versions():
     assert decision_id("m1", "u1", "go", None, 1) == "c1b5c2c58a680fdb3f326ab5c8203a80"
 
 
-def test_a_draw_is_uniform_and_its_own_for_every_decision_and_seed():
-    """Over 4,000 draws each tenth of [0, 1) gets its share, within five standard errors."""
-    drawn = [draw(f"d{n}", seed) for n, seed in product(range(2_000), range(2))]
-    assert len(set(drawn)) == len(drawn)
-    for tenth in range(10):
-        assert abs(sum(tenth <= each * 10 < tenth + 1 for each in drawn) - 400) < 5 * 19
-
-
-# --- Probabilities ---
-
-
-def _ranked(count: int, **changes) -> list[Scored]:
-    b = Builder()
-    for n in range(count):
-        b.action(f"a{n:02}", **changes)
-    return [Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates]
-
-
-@given(st.integers(1, 12), st.floats(0, 1))
-def test_probabilities_are_epsilon_greedy_and_sum_to_one(count, epsilon):
-    """Each contender has its part of epsilon, the best one the rest; one alone is certain, to the last bit."""
-    chances = probabilities(_ranked(count), epsilon)
-    assert sum(chances) == pytest.approx(1)
-    assert chances[1:] == [epsilon / count] * (count - 1)
-    assert all(0 <= each <= 1 for each in chances)
-    if count == 1:
-        assert chances == [1.0]
-    assert probabilities([], epsilon) == []
-
-
-def test_a_mandatory_action_is_never_left_to_chance():
-    """Exploration does not pass it over."""
-    assert probabilities(_ranked(3, action_class="mandatory"), 0.9) == [1.0, 0.0, 0.0]
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0, 1, exclude_max=True))
-def test_a_pick_has_its_share_of_the_line(weights, position):
-    """The index in whose stretch the position lies; nothing without a share is picked."""
-    assume(sum(weights) > 1e-6)
-    chances = [each / sum(weights) for each in weights]
-    at = pick(chances, position)
-    assert chances[at] > 0
-    before = sum(chances[:at])
-    assert before - 1e-9 <= position <= before + chances[at] + 1e-9
-
-
-def test_rounding_never_picks_what_cannot_be_chosen():
-    """At the very end of the line, where the shares fall short of 1, the last one that has a share is taken."""
-    assert pick([0.0] + [0.3] * 3 + [0.0], 0.999999) == 3
-    assert pick([1.0, 0.0], 0.0) == 0
-
-
-def test_of_an_action_the_best_treatment_contends():
-    """The first of each action, in the order of the ranking."""
-    b = Builder()
-    b.action("a", b.treatment("a1"), b.treatment("a2")).action("b", b.treatment("b1"))
-    a1, a2, b1 = (Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates)
-    assert best_treatments([b1, a2, a1]) == [b1, a2]
+# --- What goes out ---
 
 
 def test_contenders_are_the_best_that_were_not_chosen():
     """At most so many, in their order, whichever was chosen."""
-    ranked = _ranked(5)
-    assert [each.action for each in contenders_of(ranked, ranked[1], 3)] == ["a00", "a02", "a03"]
-    assert contenders_of(ranked, ranked[0], 0) == []
-    assert contenders_of([], None, 3) == []
-
-
-# --- What goes out ---
+    b = Builder()
+    for n in range(5):
+        b.action(f"a{n}")
+    ranked = [Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates]
+    options = greedy(ranked, Exploration(epsilon=0.5))
+    listed = contenders_of(options, ranked[1], 3)
+    assert [(each.action, each.probability) for each in listed] == [("a0", 0.6), ("a2", 0.1), ("a3", 0.1)]
+    assert contenders_of(options, ranked[0], 0) == []
+    assert contenders_of(NOTHING, None, 3) == []
 
 
 def test_a_decision_goes_to_its_topic_and_that_of_its_channel():

@@ -24,6 +24,7 @@ from engine.repertoire import (
     Constraints,
     ContactLimit,
     Experiment,
+    Exploration,
     Placement,
     Repertoire,
     Scope,
@@ -142,7 +143,11 @@ def test_a_decision_says_all_there_is_to_say():
         "probability": 1.0,
         "control": False,
         "experiment": None,
-        "explanation": {"considered": 3, "rejected": [], "contenders": [{"action": "b", "priority": 1.0}]},
+        "explanation": {
+            "considered": 3,
+            "rejected": [],
+            "contenders": [{"action": "b", "priority": 1.0, "probability": 0.0}],
+        },
         "models": {"prior": "v1"},
         "config": "v1",
         "decidedAt": "2026-01-05T08:00:00.000Z",
@@ -179,7 +184,7 @@ def _catalogue(order: list[int], epsilon: float) -> Repertoire:
     arms = (Arm(id="p", weight=1.0, exclude=frozenset({"a3"})), Arm(id="q", weight=2.0))
     return b.build(
         constraints=Constraints(purposes=FREE, contact_limits=(limit,)),
-        arbitration=Arbitration(epsilon=epsilon),
+        arbitration=Arbitration(exploration=Exploration(epsilon=epsilon)),
         experiments=(Experiment(id="x", salt="x", arms=arms),),
         triggers=(Trigger(id="go", limit=4),),
     )
@@ -290,6 +295,7 @@ def test_what_a_decision_enters_into_the_history():
         "cost": 0.5,
         "answer": None,
         "taken": False,
+        "pending": None,
     }
 
 

@@ -19,6 +19,7 @@ from engine.repertoire import (
     Constraints,
     ContactLimit,
     Experiment,
+    Exploration,
     Holdout,
     Repertoire,
     Scope,
@@ -143,7 +144,10 @@ def test_held_out_customers_take_no_part_in_experiments():
 def test_control_is_drawn_like_the_rest():
     """Under exploration what is logged is what the customer would have got outside the holdout, chance included."""
     b = Builder().action("a").action("b").action("c")
-    explored, everybody = Arbitration(epsilon=0.8), Holdout(id="h", salt="h", low=0.0, high=1.0)
+    explored, everybody = (
+        Arbitration(exploration=Exploration(epsilon=0.8)),
+        Holdout(id="h", salt="h", low=0.0, high=1.0),
+    )
     free, held = b.build(arbitration=explored), b.build(arbitration=explored, holdout=everybody)
     for n in range(30):
         [one], [other] = (decide(a_funnel(each, cause=f"m{n}")) for each in (free, held))
@@ -189,7 +193,7 @@ def _offers(**changes) -> Repertoire:
             ContactLimit(id="l", limit=0, window=WEEK, scope=Scope(actions=frozenset({"a6", "a5", "a0"}))),
         ),
     )
-    return b.build(constraints=held, **{"arbitration": Arbitration(epsilon=0.3), **changes})
+    return b.build(constraints=held, **{"arbitration": Arbitration(exploration=Exploration(epsilon=0.3)), **changes})
 
 
 def test_probability_is_that_of_the_choice_after_constraints():
@@ -206,7 +210,12 @@ def test_probability_is_that_over_all_arms():
     arms = (
         Arm(id="p", weight=2.0),
         Arm(id="q", weight=1.0, exclude=frozenset({"t4", "a3"})),
-        Arm(id="r", weight=1.0, only=frozenset({"a1", "a2"}), arbitration=Arbitration(value=False, epsilon=0.9)),
+        Arm(
+            id="r",
+            weight=1.0,
+            only=frozenset({"a1", "a2"}),
+            arbitration=Arbitration(value=False, exploration=Exploration(epsilon=0.9)),
+        ),
     )
     experiment = Experiment(id="x", salt="probability", arms=arms)
     frequencies = _frequencies(_offers(experiments=(experiment,)), vary="customer")
@@ -226,7 +235,7 @@ def test_probability_with_an_arm_that_leaves_nothing(fallback):
     repertoire = b.build(
         experiments=(experiment,),
         constraints=Constraints(purposes=FREE, contact_limits=(capped,)),
-        arbitration=Arbitration(epsilon=0.4),
+        arbitration=Arbitration(exploration=Exploration(epsilon=0.4)),
     )
     frequencies = _frequencies(repertoire, vary="customer", fallback=fallback, answer_always=True)
     assert set(frequencies) == {"a1-email", "t2", "nothing"}
@@ -246,7 +255,7 @@ def test_probability_when_a_fallback_of_one_arm_is_the_choice_of_another():
 
 def test_a_single_candidate_is_certain():
     """Whatever the exploration."""
-    repertoire = Builder().action("a").build(arbitration=Arbitration(epsilon=0.77))
+    repertoire = Builder().action("a").build(arbitration=Arbitration(exploration=Exploration(epsilon=0.77)))
     assert {decide(a_funnel(repertoire, cause=f"m{n}"))[0].probability for n in range(20)} == {1.0}
 
 
@@ -256,7 +265,9 @@ def test_probabilities_of_all_ranks_are_those_given_the_choices_before(count, ep
     b = Builder()
     for each in range(count):
         b.action(f"a{each}", value=float(each))
-    made = decide(a_funnel(b.build(arbitration=Arbitration(epsilon=epsilon)), cause=f"m{n}", limit=20))
+    made = decide(
+        a_funnel(b.build(arbitration=Arbitration(exploration=Exploration(epsilon=epsilon))), cause=f"m{n}", limit=20)
+    )
     left = sorted((each.action or "" for each in made), reverse=True)
     for each in made:
         best = each.action == left[0]

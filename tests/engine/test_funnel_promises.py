@@ -13,6 +13,7 @@ from engine.repertoire import (
     BudgetRule,
     Channel,
     Constraints,
+    Exploration,
     Placement,
     Repertoire,
     Trigger,
@@ -133,7 +134,9 @@ def _promising() -> Repertoire:
     for id_, value in (("best", 9.0), ("old", 5.0), ("new", 1.0)):
         b.action(id_, b.treatment(f"{id_}-push", "push"), b.treatment(f"{id_}-web", "web"), value=value)
     b.action("law", b.treatment("law-web", "web"), action_class="mandatory", eligibility=["profile.law == true"])
-    return b.build(constraints=Constraints(purposes=FREE), arbitration=Arbitration(epsilon=0.5))
+    return b.build(
+        constraints=Constraints(purposes=FREE), arbitration=Arbitration(exploration=Exploration(epsilon=0.5))
+    )
 
 
 def test_what_a_message_promised_is_shown_first():

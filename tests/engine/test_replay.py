@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.expression import compile_expression
 from engine.record import Output
-from engine.repertoire import Arbitration, ProfileRules, Repertoire, Segment, Trigger
+from engine.repertoire import Arbitration, Exploration, ProfileRules, Repertoire, Segment, Trigger
 from engine.replay import Replay
 from tests.engine.strategies import bodies, mutated
 from tests.repertoires import DAY_MS, HOUR_MS, START_MS, Builder, a_replay, a_signal, decisions_of
@@ -72,7 +72,7 @@ def test_another_seed_draws_otherwise() -> None:
         builder = Builder()
         for n in range(8):
             builder.action(f"a{n}")
-        replay = a_replay(builder.build(seed=seed, arbitration=Arbitration(epsilon=0.9)))
+        replay = a_replay(builder.build(seed=seed, arbitration=Arbitration(exploration=Exploration(epsilon=0.9))))
         return [
             each["action"] for n in range(30) for each in decisions_of(replay.signal(a_signal(user=f"u{n}"), START_MS))
         ]
