@@ -44,7 +44,7 @@ def _table(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterato
     yield "| field | value | default | meaning |\n|---|---|---|---|"
     required = set(schema.get("required", ()))
     for name, field in schema["properties"].items():
-        if name != "kind":
+        if not ("$schema" in schema and name == "kind"):
             default = "required" if name in required else _default(field)
             yield f"| `{name}` | {_value(field, definitions)} | {default} | {_cell(field.get('description', ''))} |"
     yield ""

@@ -20,6 +20,9 @@ def _schema_of(kind: str) -> dict[str, Any]:
     root = definitions.pop(DOCUMENTS[kind].__name__)
     for definition in (root, *definitions.values()):
         definition.pop("title", None)  # the name of a class; titles here say what is expected of a value
+        for field in definition.get("properties", {}).values():
+            if len(field.get("enum", ())) == 1:  # what tells the members of a union apart
+                field.setdefault("description", "Which one it is.")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:batuta:config:{kind}",

@@ -6,7 +6,7 @@ Leaving it out lets all the rest be compiled and checked too, so that one look s
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -145,12 +145,33 @@ def _alternatives(source: Source, path: Path, error: Error) -> Iterator[Mismatch
     branches: dict[int, list[Error]] = {}
     for inner in error.context or ():
         branches.setdefault(int(inner.relative_schema_path[0]), []).append(inner)
+    if "discriminator" in error.schema and isinstance(error.instance, dict):
+        yield from _tagged(source, path, error, branches)
+        return
     meant = [each for each in branches.values() if not any(_is_foreign(error, inner) for inner in each)]
     if len(meant) == 1:
         for inner in meant[0]:
             yield from _explain(source, inner)
     else:
         yield _mismatch(source.at(path), path, "wrong type", error)
+
+
+def _tagged(source: Source, path: Path, error: Error, branches: Mapping[int, list[Error]]) -> Iterator[Mismatch]:
+    """The faults of the alternative that a map names itself; else that it names none."""
+    discriminator = error.schema["discriminator"]
+    field, tags = discriminator["propertyName"], discriminator["mapping"]
+    at, tag = (*path, field), error.instance.get(field)
+    if field not in error.instance:
+        fault = source.key_at(path).fault(at, "missing", expected=one_of(tags))
+        yield Mismatch(path, fault)
+    elif not isinstance(tag, str) or tag not in tags:
+        meant = closest(str(tag), tags)
+        fault = source.at(at).fault(at, "unknown value", found=show(tag), expected=one_of(tags), suggestion=meant)
+        yield Mismatch(path, fault)
+    else:
+        references = [each["$ref"] for each in error.schema["anyOf"]]
+        for inner in branches[references.index(tags[tag])]:
+            yield from _explain(source, inner)
 
 
 def _is_foreign(outer: Error, inner: Error) -> bool:
@@ -167,7 +188,7 @@ def expected_of(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return one_of(map(str, schema["enum"]))
     if "anyOf" in schema:
-        return " or ".join(expected_of(each) for each in schema["anyOf"] if each.get("type") != "null")
+        return " or ".join(dict.fromkeys(expected_of(each) for each in schema["anyOf"] if each.get("type") != "null"))
     text = "a map" if "$ref" in schema else _TYPES.get(schema.get("type", ""), "another value")
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:

@@ -34,6 +34,7 @@ class Names(msgspec.Struct, frozen=True):
     treatments: frozenset[str]
     tags: frozenset[str]
     triggers: frozenset[str]
+    models: frozenset[str]
 
 
 def names_of(written: Mapping[str, Mapping[str, Any]]) -> Names:
@@ -53,6 +54,7 @@ def names_of(written: Mapping[str, Mapping[str, Any]]) -> Names:
         treatments=frozenset(each for action in actions.values() for each in _map(action.get("treatments"))),
         tags=frozenset(tag for action in actions.values() for tag in _texts(action.get("tags"))),
         triggers=frozenset(_bodies(written, "triggers", "triggers")),
+        models=frozenset(_bodies(written, "models", "models")),
     )
 
 
@@ -95,14 +97,19 @@ class Vocabulary:
     @cached_property
     def values(self) -> Schema:
         """Values of actions."""
-        action: Spec = {"id": STRING, "issue": STRING, "group": STRING, "tags": self._names.tags}
-        return Schema({**self._roots(()), "action": action})
+        return Schema({**self._roots(()), "action": self._action()})
 
     @cached_property
     def formulas(self) -> Schema:
         """Formulas of arbitration."""
         factors = dict.fromkeys(("propensity", "context_weight", "value", "lever"), NUMBER)
         return Schema({**self.values.roots, **factors})
+
+    @cached_property
+    def action_features(self) -> Schema:
+        """Features of actions, which are the same for every customer."""
+        treatment: Spec = {"id": STRING, "channel": STRING, "cost": NUMBER}
+        return Schema({"action": self._action(), "treatment": treatment})
 
     def on(self, events: Iterable[str]) -> Schema:
         """Rules that only see these signals (any, when there are none)."""
@@ -126,6 +133,9 @@ class Vocabulary:
             "parameters": MAP if self._parameters is None else _spec_of(self._parameters),
             "now_ms": NUMBER,
         }
+
+    def _action(self) -> Spec:
+        return {"id": STRING, "issue": STRING, "group": STRING, "tags": self._names.tags}
 
     def _profile(self) -> Spec:
         if not self._traits:

@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import cast
 
+from config.documents.values import Scope as ScopeDocument
 from config.draft import Draft
 from config.faults import Fault, Path, closest, one_of, show
 from config.vocabulary import BUILT_IN_EVENTS, Vocabulary, names_of
@@ -25,7 +26,7 @@ from engine.expression import (
     Type,
     compile_expression,
 )
-from engine.repertoire import Rule, Window
+from engine.repertoire import Rule, Scope, Window
 from engine.template import Template, compile_template
 
 _STAND_INS = {BOOLEAN: compile_expression("true"), NUMBER: compile_expression("0"), ANY: compile_expression("null")}
@@ -78,7 +79,7 @@ class Compilation:
             self._faulty(path, text, error, _EXPECTED[needs])
             return _STAND_INS[needs]
         if needs not in (ANY, expression.type) and expression.type is not ANY:
-            self.fault(path, f"this is {_article(expression.type)}", found=show(text), expected=_EXPECTED[needs])
+            self.fault(path, f"this is {in_words(expression.type)}", found=show(text), expected=_EXPECTED[needs])
         return expression
 
     def optional(self, path: Path, text: str | None, schema: Schema) -> Expression | None:
@@ -125,6 +126,20 @@ class Compilation:
         if self.names.events:
             self.refer_all(path, names, self.names.events | BUILT_IN_EVENTS, "event")
 
+    def scope(self, path: Path, written: ScopeDocument) -> Scope:
+        """Which candidates a rule speaks of, every name in it known."""
+        names = self.names
+        known = {
+            "issues": names.issues,
+            "groups": names.groups,
+            "actions": names.actions,
+            "tags": names.tags,
+            "channels": names.channels,
+        }
+        for field, those in known.items():
+            self.refer_all((*path, field), getattr(written, field), those, field.removesuffix("s"))
+        return Scope(**{field: getattr(written, field) for field in known})
+
     # --- Times ---
 
     def span_ms(self, path: Path, text: str, *, or_none: bool = False) -> int:
@@ -170,5 +185,6 @@ def parse_moment_ms(text: str, zone: tzinfo, *, ending: bool = False) -> int:
         raise ValueError(f"{text} is out of range") from error
 
 
-def _article(type_: Type) -> str:
+def in_words(type_: Type) -> str:
+    """`a number`, `text`: for a sentence that begins with "this is"."""
     return type_.value if type_.value[:4] in ("true", "null", "text") else f"a {type_.value}"

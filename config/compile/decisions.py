@@ -16,10 +16,11 @@ from config.documents.decisions import (
 )
 from config.documents.decisions import ContactLimit as ContactLimitDocument
 from config.documents.decisions import Experiment as ExperimentDocument
+from config.documents.decisions import Exploration as ExplorationDocument
 from config.documents.decisions import Holdout as HoldoutDocument
 from config.documents.decisions import Influencer as InfluencerDocument
+from config.documents.decisions import Ramp as RampDocument
 from config.documents.decisions import Trigger as TriggerDocument
-from config.documents.values import Scope as ScopeDocument
 from config.faults import Path, show
 from engine.candidates import for_trigger
 from engine.expression import NUMBER
@@ -34,34 +35,21 @@ from engine.repertoire import (
     ContactLimit,
     ContextWeight,
     Experiment,
+    Exploration,
     Holdout,
     Influencer,
     Limits,
     Repertoire,
-    Scope,
     SuppressionPolicy,
     Trigger,
 )
 
 PURPOSES: Mapping[str, ConsentRule] = {"marketing": "required", "transactional": "none"}
 """Purposes every configuration has; its own come on top."""
+FLOOR, CONTROL = 0.005, 0.02
+"""Least chance of a contender, and share of customers in model control, where there are models."""
+_AT_ONCE = RampDocument(positives=0)
 _CLASSES = frozenset({"default", "mandatory", "transactional"})
-
-
-def _scope(path: Path, written: ScopeDocument, c: Compilation) -> Scope:
-    names = c.names
-    c.refer_all((*path, "issues"), written.issues, names.issues, "issue")
-    c.refer_all((*path, "groups"), written.groups, names.groups, "group")
-    c.refer_all((*path, "actions"), written.actions, names.actions, "action")
-    c.refer_all((*path, "tags"), written.tags, names.tags, "tag")
-    c.refer_all((*path, "channels"), written.channels, names.channels, "channel")
-    return Scope(
-        issues=written.issues,
-        groups=written.groups,
-        actions=written.actions,
-        tags=written.tags,
-        channels=written.channels,
-    )
 
 
 # --- Triggers ---
@@ -95,7 +83,7 @@ def _trigger(id_: str, written: TriggerDocument, c: Compilation) -> Trigger:
         after_ms=after_ms,
         unless=c.optional((*path, "unless"), written.unless, c.vocabulary.rules),
         hold=written.quiet_hours == "hold",
-        scope=_scope((*path, "consider"), written.consider, c),
+        scope=c.scope((*path, "consider"), written.consider),
         limit=written.limit,
         fallback=written.fallback,
         answer_always=written.answer == "always",
@@ -150,7 +138,7 @@ def _suppression(id_: str, written: Suppression, limits: Limits, c: Compilation)
         threshold=written.threshold,
         window_ms=c.span_ms((*path, "within"), written.within),
         pause_ms=c.span_ms((*path, "pause"), written.pause),
-        scope=_scope((*path, "scope"), written.scope, c),
+        scope=c.scope((*path, "scope"), written.scope),
     )
 
 
@@ -158,7 +146,7 @@ def _contact_limit(id_: str, written: ContactLimitDocument, limits: Limits, c: C
     path: Path = ("constraints", "contact_limits", id_)
     _check_countable((*path, "limit"), written.limit, limits, c)
     window = c.window(path, written.per, written.rolling)
-    return ContactLimit(id=id_, limit=written.limit, window=window, scope=_scope((*path, "scope"), written.scope, c))
+    return ContactLimit(id=id_, limit=written.limit, window=window, scope=c.scope((*path, "scope"), written.scope))
 
 
 def _check_countable(path: Path, count: int, limits: Limits, c: Compilation) -> None:
@@ -183,7 +171,7 @@ def _budget(id_: str, written: Budget, c: Compilation) -> BudgetRule:
         limit=written.limit,
         window=window,
         pacing=written.pacing,
-        scope=_scope((*path, "scope"), written.scope, c),
+        scope=c.scope((*path, "scope"), written.scope),
     )
 
 
@@ -205,23 +193,37 @@ def compile_arbitration(path: Path, written: Prioritisation, c: Compilation) -> 
             ContextWeight(
                 when=c.rule((*path, "context_weights", id_, "when"), each.when, f"context weight {id_}"),
                 weight=each.weight,
-                scope=_scope((*path, "context_weights", id_, "scope"), each.scope, c),
+                scope=c.scope((*path, "context_weights", id_, "scope"), each.scope),
             )
             for id_, each in sorted(written.context_weights.items())
         ),
         influencers=tuple(
             _influencer((*path, "influencers", id_), id_, each, c) for id_, each in sorted(written.influencers.items())
         ),
-        epsilon=written.exploration.epsilon,
+        exploration=_exploration(written.exploration, c),
         contenders=written.contenders,
+    )
+
+
+def _exploration(written: ExplorationDocument, c: Compilation) -> Exploration:
+    """How much is left to chance; what is left out depends on whether anything is learned."""
+    floor, control = (FLOOR, CONTROL) if c.names.models else (0.0, 0.0)
+    ramp = written.ramp or _AT_ONCE
+    return Exploration(
+        thompson=written.thompson,
+        epsilon=written.epsilon,
+        floor=floor if written.floor is None else written.floor,
+        control=control if written.control is None else written.control,
+        ramp_positives=ramp.positives,
+        ramp_start=ramp.start,
     )
 
 
 def _influencer(path: Path, id_: str, written: InfluencerDocument, c: Compilation) -> Influencer:
     if written.steps == 1 and written.end != 0:
         c.fault((*path, "end"), "never reached in one step", found=f"{written.end:g}", expected="steps: 2 or more")
-    source = _scope((*path, "source"), written.source, c)
-    target = source if written.target is None else _scope((*path, "target"), written.target, c)
+    source = c.scope((*path, "source"), written.source)
+    target = source if written.target is None else c.scope((*path, "target"), written.target)
     return Influencer(
         id=id_,
         outcome=written.outcome,

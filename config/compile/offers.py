@@ -37,6 +37,7 @@ def compile_channels(file: ChannelsFile, c: Compilation) -> dict[str, Channel]:
             topic=each.topic,
             reachable=reachable or None,
             answers=each.answers,
+            impressions=each.impressions,
             quiet_hours=quiet,
         )
     return channels

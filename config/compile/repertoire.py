@@ -6,11 +6,12 @@ import hashlib
 
 import msgspec
 
-from config.compile import customers, decisions, offers
+from config.compile import customers, decisions, learning, offers
 from config.compile.compilation import Compilation
 from config.documents import DOCUMENTS
 from config.documents.customers import EngineFile, ProfileFile, SegmentsFile
 from config.documents.decisions import ArbitrationFile, ConstraintsFile, ExperimentsFile, TriggersFile
+from config.documents.learning import ModelsFile
 from config.documents.offers import ActionsFile, ChannelsFile
 from config.draft import Draft
 from config.faults import Fault
@@ -25,11 +26,12 @@ def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
     c.partitions = engine.partitions
     channels, acts = draft.document(ChannelsFile), draft.document(ActionsFile)
     constraints, experiments = draft.document(ConstraintsFile), draft.document(ExperimentsFile)
-    profile = draft.document(ProfileFile)
+    profile, models = draft.document(ProfileFile), draft.document(ModelsFile)
     zones = customers.compile_zones(engine, c)
     rules = customers.compile_profile(profile, draft.document(SegmentsFile), c)
     placements = offers.compile_placements(channels, acts, c)
     actions = offers.compile_actions(acts, placements, decisions.purposes_of(constraints), c)
+    candidates = offers.candidates_of(actions)
     held = decisions.compile_constraints(constraints, rules.limits, c)
     arbitration = decisions.compile_arbitration(("arbitration",), draft.document(ArbitrationFile), c)
     tests = decisions.compile_experiments(experiments, c)
@@ -47,7 +49,7 @@ def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
         channels=offers.compile_channels(channels, c),
         placements=placements,
         actions=actions,
-        candidates=offers.candidates_of(actions),
+        candidates=candidates,
         predicates=c.predicates,
         constraints=held,
         retention=retention_of(held, (arbitration, *arbitrations), tuple(actions.values())),
@@ -55,11 +57,15 @@ def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
         experiments=tests,
         holdout=decisions.compile_holdout(experiments.holdout, c),
         triggers=decisions.compile_triggers(draft.document(TriggersFile), c),
+        features=learning.compile_features(models, c),
+        action_features=learning.compile_action_features(models, c),
+        models=learning.compile_models(models, candidates, c),
         parameters=engine.parameters,
         seed=engine.seed,
     )
     if not c.faults and not draft.left_out:
         decisions.check_pools(repertoire, c)
+        learning.check_models(repertoire, models, acts, c)
     return repertoire, c.faults
 
 

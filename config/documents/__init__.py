@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from config.documents.customers import EngineFile, ProfileFile, SegmentsFile
 from config.documents.decisions import ArbitrationFile, ConstraintsFile, ExperimentsFile, TriggersFile
+from config.documents.learning import ModelsFile
 from config.documents.offers import ActionsFile, ChannelsFile
 from config.documents.values import Document
 
@@ -21,6 +22,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "constraints": ConstraintsFile,
     "arbitration": ArbitrationFile,
     "experiments": ExperimentsFile,
+    "models": ModelsFile,
 }
 """The kinds of files and what each holds."""
 

@@ -151,10 +151,37 @@ class Influencer(Document, frozen=True, kw_only=True):
     period: Annotated[Duration, Meta(description="How long it lasts.")]
 
 
-class Exploration(Document, frozen=True):
-    """Choosing against the ranking now and then, to learn."""
+class Ramp(Document, frozen=True):
+    """Caution with an action its model knows little of: sent to few customers first, to more with every success."""
 
+    positives: Annotated[Count, Meta(description="Successes at which it may be sent to everybody.")] = 200
+    start: Annotated[Share, Meta(description="Share of customers it may be sent to before the first.")] = 0.02
+
+
+class Exploration(Document, frozen=True):
+    """How much of the choice is left to chance, so that there is something to learn from."""
+
+    thompson: Annotated[
+        bool,
+        Meta(
+            description="Choose each action as often as it is the best by all its model knows; false: always the best."
+        ),
+    ] = True
     epsilon: Annotated[Share, Meta(description="Share of decisions chosen at random among what qualifies.")] = 0.0
+    floor: Annotated[
+        Annotated[float, Meta(title="a share from 0 to 0.5", ge=0, le=0.5)] | None,
+        Meta(description="Least chance of everything that qualifies; left out: 0.005 where there are models, else 0."),
+    ] = None
+    control: Annotated[
+        Share | None,
+        Meta(
+            description="Share of customers, others each month, who get what chance says, to measure what models are "
+            "worth; left out: 0.02 where there are models, else 0."
+        ),
+    ] = None
+    ramp: Annotated[
+        Ramp | None, Meta(description="Caution with actions little is known of; left out: none is taken.")
+    ] = None
 
 
 class Prioritisation(Document, frozen=True):

@@ -44,6 +44,9 @@ class Channel(Document, frozen=True):
     topic: Annotated[bool, Meta(description="Also publish its decisions to `decisions.<channel>`.")] = False
     reachable: Annotated[Condition | None, Meta(description="Whom it reaches; left out: everybody.")] = None
     answers: Annotated[Share, Meta(description="Expected share of answered contacts.")] = 0.1
+    impressions: Annotated[
+        bool, Meta(description="It reports what was shown: nothing is learned from what it does not report.")
+    ] = False
     quiet_hours: Annotated[tuple[QuietHours, ...], Meta(description="When nothing is sent.")] = ()
     description: Annotated[str, Meta(description="What it is.")] = ""
 

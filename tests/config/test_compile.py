@@ -18,16 +18,17 @@ from hypothesis import strategies as st
 from config.load import check_directory, load_directory
 from engine.aggregates import Window as AggregateWindow
 from engine.calendar import DAY_MS, HOUR_MS, MINUTE_MS, QuietHours
-from engine.repertoire import Action, Repertoire, Scope, Window
+from engine.repertoire import Action, Exploration, Repertoire, Scope, Window
 from tests.builders import CONFIG, a_config, a_repertoire, write_config
+from tests.config.shop_models import MODELS
 
 MADRID = ZoneInfo("Europe/Madrid")
 
 
 @pytest.fixture(scope="module")
 def shop() -> Repertoire:
-    """The example configuration."""
-    return a_repertoire()
+    """The example configuration, with models."""
+    return a_repertoire(models=MODELS)
 
 
 def an_action(**changes: Any) -> Action:
@@ -76,6 +77,9 @@ def essence(repertoire: Repertoire) -> tuple[Any, ...]:
         repertoire.identity,
         repertoire.retention,
         repertoire.holdout,
+        [(each.version, each.slots) for each in (repertoire.features, repertoire.action_features)],
+        repertoire.models,
+        repertoire.arbitration.exploration,
     )
 
 
@@ -83,7 +87,7 @@ def essence(repertoire: Repertoire) -> tuple[Any, ...]:
 @settings(max_examples=25, deadline=None)
 def test_order_and_files_change_nothing(rng: random.Random, shop: Repertoire) -> None:
     """Entries may be permuted and moved between files: version, candidates and predicates stay the same."""
-    parts = [part for kind, body in shuffled(a_config(), rng).items() for part in split(kind, body, rng)]
+    parts = [part for kind, body in shuffled(a_config(models=MODELS), rng).items() for part in split(kind, body, rng)]
     with tempfile.TemporaryDirectory() as name:
         for number, part in enumerate(parts):
             text = f"# {rng.random()}\n{json.dumps(part)}"
@@ -96,7 +100,7 @@ def test_comments_cases_and_defaults_are_no_content(tmp_path: Path, shop: Repert
     case = {"name": "it", "given": {}, "expect": {"loyal": False}}
     channels = {**CONFIG["channels"], "channels": {**CONFIG["channels"]["channels"], "web": {"topic": False}}}
     segments = {**CONFIG["segments"], "cases": [case]}
-    assert a_repertoire(channels=channels, segments=segments).version == shop.version
+    assert a_repertoire(channels=channels, segments=segments, models=MODELS).version == shop.version
 
 
 @pytest.mark.parametrize(
@@ -112,16 +116,19 @@ def test_comments_cases_and_defaults_are_no_content(tmp_path: Path, shop: Repert
         ("constraints", ("contact_limits", "promotions", "limit"), 4),
         ("arbitration", ("exploration", "epsilon"), 0.2),
         ("experiments", ("holdout", "to"), 6),
+        ("models", ("features", "age", "value"), "profile.age + 1"),
+        ("models", ("models", "everything", "champion"), "a"),
+        ("models", ("models", "everything", "learners", "b", "learning_rate"), 0.4),
     ],
 )
 def test_another_content_is_another_version(shop: Repertoire, kind: str, path: tuple[str, ...], value: Any) -> None:
     """Every change that can change a decision changes the version."""
-    changed = copy.deepcopy(CONFIG[kind])
-    inner = changed
+    config = copy.deepcopy({**CONFIG, "models": MODELS})
+    inner = config[kind]
     for step in path[:-1]:
         inner = inner[step]
     inner[path[-1]] = value
-    assert a_repertoire(**{kind: changed}).version != shop.version
+    assert a_repertoire(**config).version != shop.version
 
 
 JUNK = st.one_of(
@@ -146,7 +153,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_nothing_written_raises(data: Any) -> None:
     """Whatever is put in place of anything, the outcome is a repertoire or faults that name a file and a line."""
-    config = copy.deepcopy(CONFIG)
+    config = copy.deepcopy({**CONFIG, "models": MODELS})
     for _ in range(data.draw(st.integers(1, 4))):
         kind = data.draw(st.sampled_from(sorted(config)))
         *above, last = data.draw(st.sampled_from(places(config[kind])[1:] or [("x",)]))
@@ -413,12 +420,8 @@ def test_arbitration() -> None:
         "contenders": 0,
     }
     arbitration = a_repertoire(arbitration=written).arbitration
-    assert (arbitration.propensity, arbitration.lever, arbitration.epsilon, arbitration.contenders) == (
-        True,
-        False,
-        0.1,
-        0,
-    )
+    assert (arbitration.propensity, arbitration.lever, arbitration.contenders) == (True, False, 0)
+    assert arbitration.exploration == Exploration(epsilon=0.1)
     assert arbitration.formula is not None
     scope = {"propensity": 0.5, "value": 4.0, "action": {"tags": frozenset({"promotion"})}}
     assert arbitration.formula.value(scope) == 3
@@ -444,7 +447,7 @@ def test_experiments() -> None:
     assert experiment.arms[0].only == {"newsletter"}
     assert experiment.arms[0].arbitration is None
     assert experiment.arms[1].arbitration is not None
-    assert experiment.arms[1].arbitration.epsilon == 0.5
+    assert experiment.arms[1].arbitration.exploration == Exploration(epsilon=0.5)
     assert compiled.holdout is not None
     assert (compiled.holdout.low, compiled.holdout.high, compiled.holdout.exempt) == (
         0.05,

@@ -12,12 +12,16 @@ from ruamel.yaml import YAML
 import config
 from config.load import check_directory, load_directory
 from engine import candidates
-from engine.context import Request
+from engine.context import Request, context_of
+from engine.learning import action_scope, model_of
+from engine.profile import Profile
 from engine.repertoire import Repertoire
+from engine.signal import Signal
 
 EXAMPLES = ("banking", "retail", "travel")
 DIRECTORY = Path(config.__file__).parent / "repertoires"
-WITHOUT_CASES = {"engine", "constraints"}
+NOW_MS = 1_767_225_600_000
+WITHOUT_CASES = {"engine", "constraints", "models"}
 
 
 @cache
@@ -58,6 +62,28 @@ def test_every_treatment_can_be_chosen_by_a_trigger_or_a_placement(name: str) ->
     assert 8 <= len(repertoire.actions) <= 15
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_models_know_every_offer_and_bear_with_a_stranger(name: str) -> None:
+    """Of an offer nothing is ever missing; of somebody nothing is known about, what is missing is told as such."""
+    repertoire = example(name)
+    for each in repertoire.candidates:
+        assert None not in repertoire.action_features.read(action_scope(each.action, each.treatment))
+        assert model_of(each, repertoire) is not None
+    nobody = Profile(customer_id="c", created_ms=0, seen_ms=0, now_ms=NOW_MS)
+    signal = Signal(message_id="m", type="track", time_ms=NOW_MS, event="Decision Requested")
+    values = repertoire.features.read(context_of(nobody, signal, repertoire))
+    assert 10 <= len(repertoire.features.features) <= 25
+    assert len(repertoire.features.vector(values)) == len(repertoire.features.slots) <= 64
+    assert None in values
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_needs_no_key(name: str) -> None:
+    """No learner in it is pickled, so nothing has to be signed."""
+    kinds = {each.kind for model in example(name).models for each in model.learners.values()}
+    assert kinds <= {"bayesian-linear", "logistic", "naive-bayes"}
+
+
 @pytest.mark.parametrize(
     ("name", "file", "right", "wrong"),
     [
@@ -69,6 +95,7 @@ def test_every_treatment_can_be_chosen_by_a_trigger_or_a_placement(name: str) ->
             '["Product Added"].properties.prise >=',
         ),
         ("banking", "actions-advice.yaml", "profile.in_arrears", "profile.in_arears"),
+        ("banking", "models.yaml", '"surplus" in segments', '"surplusses" in segments'),
         ("travel", "segments.yaml", 'last["Guest Arrived"]', 'last["Guest Arived"]'),
         ("travel", "actions-sales.yaml", '"in-house" in segments', '"inhouse" in segments'),
     ],
