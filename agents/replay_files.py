@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
@@ -12,7 +12,8 @@ from engine.calendar import parse_rfc3339_ms
 from engine.record import Output
 from engine.repertoire import Repertoire
 from engine.replay import Replay
-from models.baseline import PriorScorer
+from models.rehearsal import Rehearsal
+from models.scorer import ModelScorer
 
 
 class Line(NamedTuple):
@@ -39,8 +40,13 @@ def lines_of(source: BinaryIO, topic: str) -> Iterator[Line]:
     for number, line in enumerate(source):
         value = line.rstrip(b"\r\n")
         if value:
-            clock_ms = max(clock_ms, _timestamp_ms(value) or clock_ms)
+            clock_ms = line_ms(value, clock_ms)
             yield Line(clock_ms, topic, number, value)
+
+
+def line_ms(value: bytes, before_ms: int) -> int:
+    """When a line is played: at its `timestamp`, but not before the one above it."""
+    return max(before_ms, _timestamp_ms(value) or before_ms)
 
 
 class _Timed(msgspec.Struct):
@@ -67,16 +73,20 @@ def replay(
 ) -> Totals:
     """Play signals and outcomes in the order of their time and write decisions and rejects as they come.
 
-    The same input, configuration and seed give the same bytes. `on_line` is called after each line played.
+    The same input, configuration and seed give the same bytes. Models begin untrained and learn as it goes.
+    `on_line` is called after each line played.
     """
-    engine = Replay(repertoire, PriorScorer(repertoire))
+    scorer = ModelScorer(repertoire, repertoire.seed)
+    engine, rehearsal = Replay(repertoire, scorer), Rehearsal(repertoire, scorer, repertoire.seed)
     files = {"decisions": decisions, "rejects": rejects}
     read = {"signals": 0, "outcomes": 0}
     written = {"decisions": 0, "rejects": 0}
     sources = [lines_of(signals, "signals"), lines_of(outcomes, "outcomes") if outcomes is not None else iter(())]
     for line in heapq.merge(*sources, key=lambda line: (line.timestamp_ms, line.topic == "outcomes", line.number)):
         read[line.topic] += 1
-        for output in _play(engine, line):
+        outputs = _play(engine, line)
+        rehearsal.take(outputs)
+        for output in outputs:
             if output.topic in written:
                 written[output.topic] += 1
                 _write(files[output.topic], output)
@@ -84,7 +94,7 @@ def replay(
     return Totals(read["signals"], read["outcomes"], written["decisions"], written["rejects"])
 
 
-def _play(engine: Replay, line: Line) -> Iterable[Output]:
+def _play(engine: Replay, line: Line) -> list[Output]:
     if line.topic == "signals":
         return engine.signal(line.value, line.timestamp_ms)
     return engine.publish("outcomes", None, line.value, line.timestamp_ms)

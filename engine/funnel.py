@@ -29,6 +29,8 @@ from engine.signal import Signal
 
 Lap = Callable[[str], None]
 """Called with the name of each stage as it ends, when somebody measures."""
+Chooser = Callable[[str, Options, "Funnel"], Scored | None]
+"""Chooses for a decision id among options, or what the log of another engine says; None: nothing."""
 REQUEST = "request"
 """What stands for the trigger in the decisions of a request."""
 
@@ -55,7 +57,8 @@ class Ask(msgspec.Struct, frozen=True):
 class Funnel(msgspec.Struct, dict=True):
     """What one run of the funnel works with and has found so far.
 
-    `rows`: index of a candidate → its place in `scores`. `control`: the choice is withheld.
+    `chooser`: who chooses instead of the draw. `dry`: nothing is reserved. `rows`: index of a candidate → its place
+    in `scores`. `control`: the choice is withheld.
     """
 
     ask: Ask
@@ -66,6 +69,8 @@ class Funnel(msgspec.Struct, dict=True):
     repertoire: Repertoire
     scorer: Scorer
     lap: Lap | None = None
+    chooser: Chooser | None = None
+    dry: bool = False
     rejections: list[Rejection] = []
     scores: Scores = Scores((), {})
     rows: Mapping[int, int] = {}
@@ -280,18 +285,28 @@ def _fall_back(arm: Arm | None, funnel: Funnel, rejections: list[Rejection]) -> 
 def _choose(arms: list[Ranking], funnel: Funnel) -> list[Decision]:
     """Up to `limit` decisions from the customer's own arm; each one counts before the next is chosen."""
     own, ask = arms[0], funnel.ask
+    choose = _draw if funnel.chooser is None else funnel.chooser
     remaining, made = own.ranked, list[Decision]()
-    while remaining and len(made) < ask.limit:
+    while len(made) < ask.limit:
         decision, options = _id(funnel, len(made) + 1), _options(remaining, own.settings, funnel)
-        at = choice.pick(options.own, choice.draw(decision, funnel.repertoire.seed))
-        chosen = options.scored[at]
-        probability = options.overall[at] if made else _probability(chosen, options.overall[at], arms, funnel)
+        chosen = choose(decision, options, funnel)
+        if chosen is None:
+            break
+        chance = options.chance_of(chosen.candidate.treatment.id)
+        probability = chance if made else _probability(chosen, chance, arms, funnel)
         made.append(_decision(funnel, chosen, options, len(made) + 1, probability))
         if funnel.control:
             break
         _commit(chosen, decision, probability, funnel)
         remaining = _still_permitted(remaining, chosen, funnel) if len(made) < ask.limit else []
     return made
+
+
+def _draw(decision: str, options: Options, funnel: Funnel) -> Scored | None:
+    """The option that the decision's own random number picks."""
+    if not options.scored:
+        return None
+    return options.scored[choice.pick(options.own, choice.draw(decision, funnel.repertoire.seed))]
 
 
 def _id(funnel: Funnel, rank_number: int) -> str:
@@ -388,6 +403,8 @@ def _commit(scored: Scored, decision: str, probability: float, funnel: Funnel) -
         ),
     )
     history.add_contact(funnel.profile, contact, repertoire.retention, repertoire.profile.limits.contacts)
+    if funnel.dry:
+        return
     for budget in constraints.rules_for(chosen, repertoire).budgets:
         amount = budgets.amount_of(budget, treatment.cost)
         budgets.reserve(budget, funnel.budgets, amount, now_ms, repertoire.zones)

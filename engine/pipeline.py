@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import msgspec
 
 from engine import candidates, delivery, history, identity, learning, outcomes, triggers
+from engine.apprentice import Apprentice, observe
 from engine.arrival import Arrival, Notice, arrive, claim_message, decode_claim, forward, notice
 from engine.budgets import Share
 from engine.context import Context, Request, context_of, folded_scope, with_request
 from engine.decision import Decision, decision_id, outputs_of
-from engine.funnel import REQUEST, Ask, Funnel, Lap, decide, quiet_hours_end
+from engine.funnel import REQUEST, Ask, Chooser, Funnel, Lap, decide, quiet_hours_end
 from engine.identity import Demoted, Identifier
 from engine.learning import Example
 from engine.murmur import partition_of
@@ -32,10 +33,20 @@ from engine.state import State
 from engine.triggers import request_of
 
 
-def handle(record: Record, state: State, repertoire: Repertoire, scorer: Scorer, lap: Lap | None = None) -> Effects:
+def handle(
+    record: Record,
+    state: State,
+    repertoire: Repertoire,
+    scorer: Scorer,
+    lap: Lap | None = None,
+    *,
+    chooser: Chooser | None = None,
+    apprentice: Apprentice | None = None,
+) -> Effects:
     """Handle one record at the partition it was read from: changes `state`, returns what is to be written.
 
     Deterministic in all its arguments. Bad input becomes a record of `rejects`; raises nothing on its account.
+    `chooser`: chooses instead of the draw. `apprentice`: is asked the same, without effect.
     """
     effects = Effects()
     delivery.forget_moved(state)
@@ -53,7 +64,7 @@ def handle(record: Record, state: State, repertoire: Repertoire, scorer: Scorer,
         effects.outputs.append(forward(record, arrival, elsewhere))
         _count(effects, arrival, "forwarded")
         return effects
-    _apply(_Turn(record, arrival, state, repertoire, scorer, effects, lap))
+    _apply(_Turn(record, arrival, state, repertoire, scorer, effects, lap, chooser, apprentice))
     return effects
 
 
@@ -103,6 +114,8 @@ class _Turn(msgspec.Struct):
     scorer: Scorer
     effects: Effects
     lap: Lap | None
+    chooser: Chooser | None
+    apprentice: Apprentice | None
 
 
 def _apply(turn: _Turn) -> None:
@@ -290,7 +303,9 @@ def _answer(profile: Profile, signal: Signal, request: Request, context: Context
 
 def _funnel(profile: Profile, ask: Ask, context: Context, turn: _Turn) -> Funnel:
     share = Share(turn.record.partition, turn.repertoire.partitions)
-    return Funnel(ask, profile, context, turn.state.budgets, share, turn.repertoire, turn.scorer, turn.lap)
+    return Funnel(
+        ask, profile, context, turn.state.budgets, share, turn.repertoire, turn.scorer, turn.lap, turn.chooser
+    )
 
 
 def _decide(funnel: Funnel, turn: _Turn) -> list[Decision]:
@@ -303,6 +318,8 @@ def _decide(funnel: Funnel, turn: _Turn) -> list[Decision]:
     first = decision_id(ask.cause, funnel.profile.customer_id, ask.trigger, ask.placement, 1)
     if history.find(funnel.profile, first) is not None:
         return []
+    if turn.apprentice is not None:
+        effects.outputs += observe(funnel, turn.apprentice)
     made = decide(funnel)
     for each in made:
         effects.outputs += outputs_of(each, repertoire, ask.signal.traceparent)

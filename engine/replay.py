@@ -9,8 +9,10 @@ from __future__ import annotations
 import heapq
 from collections import deque
 
+from engine.apprentice import Apprentice
 from engine.arrival import KIND
 from engine.delivery import forget_moved
+from engine.funnel import Chooser
 from engine.identity import identifiers_of
 from engine.murmur import partition_of
 from engine.pipeline import handle
@@ -27,9 +29,17 @@ _INTERNAL = frozenset({"customers", "links"})
 class Replay:
     """An engine with all its partitions. Feed it in the order of time; it answers with what it would publish."""
 
-    def __init__(self, repertoire: Repertoire, scorer: Scorer) -> None:
+    def __init__(
+        self,
+        repertoire: Repertoire,
+        scorer: Scorer,
+        *,
+        chooser: Chooser | None = None,
+        apprentice: Apprentice | None = None,
+    ) -> None:
         self._repertoire = repertoire
         self._scorer = scorer
+        self._chooser, self._apprentice = chooser, apprentice
         self.partitions = [MemoryState() for _ in range(repertoire.partitions)]
         self._offsets: dict[tuple[str, int], int] = {}
         self._timers: list[tuple[int, str]] = []
@@ -81,7 +91,9 @@ class Replay:
         at_ms = self.now_ms if written.timestamp_ms is None else written.timestamp_ms
         record = Record(written.topic, partition, offset, at_ms, written.key, written.value, written.headers)
         state = self.partitions[partition]
-        effects = handle(record, state, self._repertoire, self._scorer)
+        effects = handle(
+            record, state, self._repertoire, self._scorer, chooser=self._chooser, apprentice=self._apprentice
+        )
         state.committed[written.topic] = offset + 1
         forget_moved(state)
         for count, times in effects.counts.items():
