@@ -7,13 +7,14 @@ candidates of their configuration.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.exploration import Link
+
 Vector = npt.NDArray[np.float64]
-Link = Literal["identity", "logit"]
 
 
 class Arm(NamedTuple):
@@ -110,7 +111,7 @@ class Learner(Protocol):
     ) -> Posterior:
         """Bind what was exported to candidates. Raises ValueError for what cannot be used.
 
-        `slots`: names of the features that `x` will have, matched by name. `arms`, `action_x` (candidates × action
+        `slots`: names of the features that `x` will have, matched by name. `arms`, `action_x` (candidates by action
         slots) and `priors`: the candidates. An arm nobody has seen starts from its relatives: its action, its
         group, all actions; where nothing was learned at all, its expected reward is its prior.
         """

@@ -32,4 +32,4 @@ class KnownScorer:
         draws = posterior_draws(pairs[:, 0], pairs[:, 1], "identity", columns)
         rules = {rule.id: "v7" for each in candidates if (rule := model_of(each, self._repertoire)) is not None}
         reach = None if self._reach is None else [self._reach.get(each.treatment.id, 1.0) for each in candidates]
-        return Scores(draws.mean(axis=1).tolist(), rules, draws, reach, self._repertoire.features.read(context))
+        return Scores(pairs[:, 0].tolist(), rules, draws, reach, self._repertoire.features.read(context))

@@ -116,7 +116,7 @@ def test_the_second_choice_has_its_probability_given_the_first():
     for first, seconds in weights.items():
         total = sum(pairs[first].values())
         for second, weight in seconds.items():
-            assert weight / total == pytest.approx(1.0, abs=8 / total**0.5), (first, second)
+            assert weight / total == pytest.approx(1.0, abs=16 / total**0.5), (first, second)
 
 
 def test_a_formula_is_drawn_for_as_well():
