@@ -25,6 +25,9 @@ LEAST_VARIANCE = 0.02
 NEGLIGIBLE = 1e-3
 """Experts below this weight are left out of what is served."""
 LEAST_WEIGHT = 1e-12
+FEW_SLOTS = 10
+"""Up to so many slots the prior of a slope is as configured; with more it is stricter in proportion, so that all
+together allow for no more variance."""
 ALONE = 1e9
 """Precision of a prior that nothing moves."""
 WARM_UP = 100
@@ -59,17 +62,20 @@ class BayesianLinear:
 
     A mean is the prior plus `w·x`, on the scale of `link`: for `identity`, recursive least squares on rewards, with
     the noise estimated online; for `logit`, the online Laplace approximation of logistic regression (the extended
-    Kalman filter), whose rewards can be replaced as well. Several experts run side by side: with different discounts
-    (`half_lives`, in observations of the model; 0: none), whose actions share with their group and all actions only
-    their level; with `pooled`, one whose actions share everything; and, with `expansion` random features, one of
-    curves. Their weights follow their discounted predictive likelihood (dynamic model averaging, Raftery, Kárný and
-    Ettler 2010), so that a stream that stands still loses nothing and one that moves is followed.
+    Kalman filter), whose rewards can be replaced as well. Several experts run side by side:
+
+    * without a discount, one for each of `precisions`, those of the priors of slopes in units of the noise;
+    * with discounts, one for each of `half_lives` after the first, in observations of the model (0: no discount);
+    * with `pooled`, one whose actions start from the slopes of their group and of all actions; for the others only
+      levels and what depends on the action's own features carry over from action to action;
+    * with `expansion` random features, one of curves (see `expansion`), from `WARM_UP` observations on.
+
+    Their weights follow their predictive likelihood, which counts `memory` less per observation (dynamic model
+    averaging, Raftery, Kárný and Ettler 2010): a stream that stands still loses nothing and one that moves is followed.
 
     `rule`: `thompson` exports standard deviations times `exploration`; `ucb` adds them to the mean instead and
-    exports none (LinUCB, Li et al. 2010). `precision`, `level_precision`: of the priors of slopes and levels, in
-    units of the noise. `memory`: of the experts' likelihoods, per observation. `max_arms`: nodes kept. `scaled`:
-    slots are standardised as they come, see `scaling`. Curves are drawn on the scale known after `WARM_UP`
-    observations, and start then.
+    exports none (LinUCB, Li et al. 2010). `level_precision`: as `precisions`, of levels. `max_arms`: nodes kept.
+    `scaled`: slots are standardised as they come (see `scaling`); what was learned is carried over to each scale.
     """
 
     kind: ClassVar[str] = "bayesian-linear"
@@ -100,7 +106,8 @@ class BayesianLinear:
         self._tree = Tree(max_arms)
         self._scaling = Scaling(len(slots) + len(action_slots), scaled)
         lives = [half_lives[0]] * len(precisions) + [*half_lives[1:]] + [half_lives[0]] * pooled
-        strict = [*precisions] + [max(precisions)] * (len(lives) - len(precisions))
+        many = max(1.0, (len(slots) + len(action_slots)) / FEW_SLOTS)
+        strict = [many * each for each in precisions] + [many * max(precisions)] * (len(lives) - len(precisions))
         own = np.tile(np.array(strict, dtype=float)[:, None], (LEVELS, 1, 1 + len(slots) + len(action_slots)))
         own[..., 0] = level_precision
         own[:ACTION, : len(lives) - pooled, 1 : 1 + len(slots)] = ALONE
@@ -137,7 +144,9 @@ class BayesianLinear:
     def correct(self, seen: Observation, before: float) -> None:
         """Replace the reward `before`, learned with an otherwise equal observation, by `seen.reward`.
 
-        Without discounts and with one expert, exactly; the experts' weights are corrected by their beliefs of today.
+        Exactly, for an expert without discount, unless a slot was clipped or had no scale when it was learned. For
+        one with a discount the reward ages from its correction on, so that delays alone do not lower its level. The
+        experts' weights are corrected by what they believe today.
         """
         views = self._views(seen)
         for view in views[: 1 + (seen.at_ms >= self._waves.from_ms)]:
@@ -276,8 +285,11 @@ class BayesianLinear:
             raise ValueError(f"not the dump of a {self.kind} learner with these parameters: {error!r}") from error
 
     def _take(self, told: dict[str, Any]) -> None:
-        if told["kind"] != self.kind:
-            raise ValueError(f"kind {told['kind']!r}, expected {self.kind!r}")
+        experts = len(self._stacks[0].decays) + len(told["stacks"]) - 1
+        if told["kind"] != self.kind or len(told["weights"]) != experts:
+            raise ValueError(
+                f"kind {told['kind']!r} of {len(told['weights'])} experts, expected {self.kind!r} of {experts}"
+            )
         then = [*told["slots"], *("\0" + each for each in told["action_slots"])]
         own = [*self._slots, *("\0" + each for each in self._action_slots)]
         kept = np.array([then.index(each) if each in then else -1 for each in own], dtype=np.intp)

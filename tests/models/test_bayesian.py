@@ -85,17 +85,17 @@ def test_the_noise_is_the_residual_variance():
     """A known noise is found, so that standard deviations are honest: the truth lies within two of them, mostly."""
     rng = np.random.default_rng(1)
     hits, sds = [], []
-    for _ in range(40):
+    for _ in range(20):
         truth = np.concatenate([[0.5], rng.normal(0, 0.05, 3)])
         learner = BayesianLinear(SLOTS, (), **ALONE, exploration=1.0)
-        for _ in range(150):
+        for _ in range(100):
             x = rng.normal(size=3)
             reward = float(truth @ [1, *x] + rng.normal(0, 0.1))
             learner.learn(Observation(x, _arm(), NOTHING, 0.5, reward))
         probe = rng.normal(size=3)
         mean, sd = _bound(learner, [_arm()], [0.5]).score(probe, None)
         hits.append(abs(mean[0] - truth @ [1, *probe]) < 2 * sd[0])
-        sds.append(sd[0] * 150**0.5 / np.linalg.norm([1, *probe]))
+        sds.append(sd[0] * 100**0.5 / np.linalg.norm([1, *probe]))
     assert np.mean(hits) > 0.85
     assert 0.08 < np.mean(sds) < 0.2  # ten observations' worth of doubt about the noise included
 
@@ -123,6 +123,7 @@ def test_it_is_calibrated_on_a_logistic_process(link):
 # --- Before and beyond what was learned ---
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.floats(0.01, 0.99),
     st.sampled_from(["identity", "logit"]),
@@ -144,7 +145,7 @@ def test_a_new_arm_starts_from_its_relatives():
     """A treatment from its action, an action from its group, a group from all; each is less sure than they are."""
     rng = np.random.default_rng(3)
     learner = BayesianLinear(SLOTS, ())
-    for n in range(1500):
+    for n in range(800):
         x = rng.normal(size=3)
         rate = 0.9 if x[0] > 0 else 0.5
         learner.learn(Observation(x, _arm(f"x{n % 5}"), NOTHING, 0.1, float(rng.random() < rate), n))
@@ -162,7 +163,7 @@ def test_what_an_action_is_like_carries_over():
     """Rewards that depend on the action's own features: a new action is rated by its features."""
     rng = np.random.default_rng(4)
     learner = BayesianLinear(SLOTS, ("discount",))
-    for n in range(2000):
+    for n in range(1000):
         discount = float(n % 10) / 10
         reward = float(rng.random() < 0.1 + 0.8 * discount)
         learner.learn(Observation(rng.normal(size=3), _arm(f"x{n % 10}"), np.array([discount]), 0.3, reward, n))
@@ -239,7 +240,7 @@ def test_what_was_not_exported_is_refused():
 # --- Rewards that change ---
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**16), st.integers(10, 60), st.booleans())
 def test_a_corrected_reward_is_as_one_learned_at_once(seed, n, scaled):
     """Mean, noise and covariance, in any order of corrections (identity link, one expert, from the first scale on)."""
@@ -261,7 +262,7 @@ def test_a_corrected_reward_is_as_one_learned_at_once(seed, n, scaled):
 @pytest.mark.parametrize("link", ["identity", "logit"])
 def test_delayed_rewards_lead_to_the_same_beliefs(link):
     """Exposed as nothing and corrected 100 observations later: about what learning at once leads to."""
-    truth = _stream(1500, seed=5)
+    truth = _stream(800, seed=5)
     at_once, later = _learner(truth, link=link, expansion=0), BayesianLinear(SLOTS, (), link=link, expansion=0)
     for n, each in enumerate(truth):
         later.learn(each._replace(reward=0.0))
@@ -284,26 +285,22 @@ def test_a_correction_of_an_unknown_arm_is_ignored():
 
 
 def test_a_stream_that_jumps_is_followed_and_one_that_stands_is_not_forgotten():
-    """After a jump the discounted expert takes over; before it, the one that forgets nothing prevails."""
+    """Standing still, nothing much is lost to one that never forgets; after a jump the discounted expert takes over."""
     rng = np.random.default_rng(7)
-    moving, still = (
-        BayesianLinear(SLOTS, (), half_lives=each, precisions=(1,), pooled=False, expansion=0)
-        for each in ((0, 100), (0,))
-    )
-    errors: dict[int, list[float]] = {0: [], 1: []}
+    both = [BayesianLinear(SLOTS, (), **PLAIN | {"half_lives": each}) for each in ((0, 100), (0,))]
+    before, after = np.zeros(2), np.zeros(2)
     for n in range(3000):
         x = rng.normal(size=3)
-        rate = 0.5 + 0.2 * np.tanh(x[0]) * (1 if n < 2000 else -1)
+        rate = 0.5 + 0.4 * np.tanh(x[0]) * (1 if n < 2000 else -1)
         seen = Observation(x, _arm(), NOTHING, 0.5, float(rng.random() < rate), n)
-        if n == 1999:
-            assert moving._weights[0] > 0.5
-        if n >= 2300:
-            errors[0].append((moving.predict(seen) - rate) ** 2)
-            errors[1].append((still.predict(seen) - rate) ** 2)
-        moving.learn(seen)
-        still.learn(seen)
-    assert moving._weights[1] > 0.9
-    assert np.mean(errors[0]) < 0.5 * np.mean(errors[1])
+        errors = np.array([(each.predict(seen) - rate) ** 2 for each in both])
+        before += errors * (500 <= n < 2000)
+        after += errors * (n >= 2300)
+        for each in both:
+            each.learn(seen)
+    assert before[0] < 1.3 * before[1]
+    assert after[0] < 0.3 * after[1]
+    assert both[0]._weights[1] > 0.9
 
 
 def test_a_discounted_prior_is_filled_up_again():
@@ -321,11 +318,11 @@ def test_curves_are_learned_where_there_are_some():
     rng = np.random.default_rng(8)
     curved, straight = (BayesianLinear(("a", "b"), (), expansion=each) for each in (64, 0))
     right: dict[int, list[bool]] = {0: [], 1: []}
-    for n in range(1500):
+    for n in range(1000):
         x = rng.normal(size=2)
         reward = float(np.hypot(*x) < 1.2)
         seen = Observation(x, _arm(), NOTHING, 0.5, reward, n)
-        if n > 700:
+        if n > 500:
             for place, learner in enumerate((curved, straight)):
                 right[place].append((learner.predict(seen) > 0.5) == bool(reward))
         curved.learn(seen)
@@ -339,7 +336,7 @@ def test_curves_are_learned_where_there_are_some():
 # --- Scale ---
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**16), st.integers(20, 80))
 def test_a_moving_scale_loses_nothing(seed, n):
     """Sums gathered under earlier scales equal those under the last one, from the first scale on, clipping apart."""
@@ -435,7 +432,7 @@ def test_slots_that_come_and_go():
 def test_what_is_no_dump_is_refused():
     """ValueError, and what to look at."""
     learner = _learner(_stream(5))
-    for data in (b"", b"\xc1", msgspec.msgpack.encode({"kind": "other"}), msgspec.msgpack.encode({})):
+    for data in (b"", b"\xc1", msgspec.msgpack.encode({"kind": "other"}), _learner(pooled=False).dump()):
         with pytest.raises(ValueError, match="not the dump of a bayesian-linear"):
             learner.load(data)
 
