@@ -54,6 +54,10 @@ class Posterior(Protocol):
         """
         ...
 
+    def propensities(self, mean: Vector, deviation: Vector, rows: npt.NDArray[np.intp] | None) -> Vector:
+        """Expected reward of each candidate in [0, 1], from what `score` said of them; never quite 0 or 1."""
+        ...
+
 
 class Learner(Protocol):
     """Learns the expected reward of candidates, online, one observation at a time.

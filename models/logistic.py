@@ -19,7 +19,7 @@ import numpy.typing as npt
 from river import ensemble, linear_model, optim
 from river.utils import VectorDict
 
-from engine.exploration import Link
+from engine.exploration import Link, expected
 from models.evidence import Smoothing, count
 from models.learner import Arm, Observation, Vector
 from models.predictors import Moments, moved, predictors
@@ -128,6 +128,10 @@ class LinearPosterior:
         if rows is not None:
             weights, offset = weights[:, rows], offset[:, rows]
         return _logistic(weights @ self._moments.scaled(x, self._standard) + offset)
+
+    def propensities(self, mean: Vector, deviation: Vector, rows: _INTP | None) -> Vector:  # noqa: ARG002 - the protocol's
+        """Expected rewards; see `learner.Posterior`."""
+        return expected(mean, deviation, self.link)
 
     def score(self, x: Vector, rows: _INTP | None) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each candidate's log odds."""

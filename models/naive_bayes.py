@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.exploration import Link
+from engine.exploration import Link, expected
 from models.binning import (
     UNKNOWN,
     UNTRAINED,
@@ -144,6 +144,10 @@ class BinnedPosterior:
         rate = self._prior[some] + (self._weights[:, some] * found).sum(axis=0)
         held: Vector = np.minimum(np.maximum(rate, LEAST), 1.0 - LEAST)
         return held
+
+    def propensities(self, mean: Vector, deviation: Vector, rows: _INTP | None) -> Vector:  # noqa: ARG002 - the protocol's
+        """Expected rewards; see `learner.Posterior`."""
+        return expected(mean, deviation, self.link)
 
     def score(self, x: Vector, rows: _INTP | None) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each candidate's log odds."""

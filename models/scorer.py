@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.context import Context
-from engine.exploration import DRAWS, Draws, expected, posterior_draws
+from engine.exploration import DRAWS, Draws, posterior_draws
 from engine.learning import action_scope, model_of
 from engine.profile import Profile
 from engine.repertoire import Candidate, Exploration, ModelRule, Repertoire
@@ -192,7 +192,8 @@ def _covered(rule: ModelRule, repertoire: Repertoire) -> _Covered:
 def _posterior(bound: Bound, posterior: Posterior, x: Means, rows: Rows, columns: Rows) -> tuple[Means, Draws]:
     """Expected rewards and draws of the candidates in `rows`; what is still to come of rewards counts as come."""
     mean, deviation = posterior.score(x, rows)
-    draws, means = posterior_draws(mean, deviation, posterior.link, columns), expected(mean, deviation, posterior.link)
+    means = posterior.propensities(mean, deviation, rows)
+    draws = posterior_draws(mean, deviation, posterior.link, columns)
     if bound.young:
         maturity = bound.maturity[rows]
         draws /= maturity[:, None]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from river import ensemble, tree
 
-from engine.exploration import Link
+from engine.exploration import Link, expected
 from models.evidence import Smoothing, count
 from models.learner import Arm, Observation, Vector
 from models.predictors import predictors
@@ -86,6 +86,10 @@ class TreePosterior:
         values = self._names.values(x)
         arms = self._arms if rows is None else [self._arms[row] for row in rows.tolist()]
         return np.array([[_rate(each, values | arm) for arm in arms] for each in self._members])
+
+    def propensities(self, mean: Vector, deviation: Vector, rows: _INTP | None) -> Vector:  # noqa: ARG002 - the protocol's
+        """Expected rewards; see `learner.Posterior`."""
+        return expected(mean, deviation, self.link)
 
     def score(self, x: Vector, rows: _INTP | None) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each candidate's log odds."""

@@ -148,7 +148,7 @@ def forecast_engine(asked: Sequence[Case]) -> list[float]:
             closing += 1
         if case.answers is not None:
             brain.tell(shown[case.answers], "answered", 1.0, 0.0, now_ms)
-        chance = float(brain.draws(case.values, number, now_ms).mean())
+        chance = float(brain.score(case.values, number, now_ms)[0][0])
         shown.append(Shown(number, 0, case.values, chance, 1.0, brain.version, now_ms))
         brain.tell(shown[-1], "exposed", 0.0, 0.0, now_ms)
     return [each.propensity for each in shown]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.learning.streams import Trial
 from engine.choice import draw, pick
@@ -27,12 +28,7 @@ LEARNER = "bayesian-linear"
 PRIOR = 0.5
 """Stated propensity of a treatment whose operator states none."""
 START_MS = 1_790_000_000_000
-STALE, MOST_STALE = 0.02, 10
-"""A posterior is made anew after that share more examples, and at the latest after so many.
-
-Workers are sent one at most every 250 ms, which at an hour between decisions is after each example. Here it is made
-less often to save time, to the disadvantage of the engine.
-"""
+Propensities = npt.NDArray[np.float64]
 _GIVEN = compile_expression("signal.event")
 """What stands where a repertoire says how a feature is read; here the values are given."""
 
@@ -81,20 +77,20 @@ class Brain:
         self._posterior: Posterior | None = None
         self._maturity = np.ones(len(arms), dtype=np.float32)
 
-    def draws(self, values: Sequence[Value], draw_number: int, now_ms: int) -> Draws:
-        """What the arms' propensities could be, as `models.scorer` has it."""
+    def score(self, values: Sequence[Value], draw_number: int, now_ms: int) -> tuple[Propensities, Draws]:
+        """The arms' propensities and what they could be, as `models.scorer` has it."""
         posterior = self._refreshed(now_ms)
         if posterior is None:
-            return np.repeat(self._priors.astype(np.float32)[:, None], DRAWS, axis=1)
+            return self._priors, np.repeat(self._priors.astype(np.float32)[:, None], DRAWS, axis=1)
         mean, deviation = posterior.score(self.schema.vector(values), None)
+        means = posterior.propensities(mean, deviation, None) / self._maturity
         drawn = posterior_draws(mean, deviation, posterior.link, np.arange(len(self.arms)) + draw_number)
         drawn /= self._maturity[:, None]
-        return np.minimum(drawn, np.float32(1.0), out=drawn)
+        return np.minimum(means, 1.0), np.minimum(drawn, np.float32(1.0), out=drawn)
 
     def _refreshed(self, now_ms: int) -> Posterior | None:
         """What is served; None while the model is tripped."""
-        due = min(int(self._bound_at * STALE), MOST_STALE) or 1
-        if not self.version or self._told - self._bound_at >= due:
+        if not self.version or self._told > self._bound_at:
             self._install(self.model.snapshot(now_ms))
         return self._posterior
 
@@ -167,10 +163,10 @@ class Batuta:
     def choose(self, step: int) -> int:
         """The arm by the chances of each to be the best."""
         decided_ms = START_MS + step * self._trial.spacing_ms
-        drawn = self._brain.draws(self._trial.values[step], int(self._numbers[step]), decided_ms)
+        propensities, drawn = self._brain.score(self._trial.values[step], int(self._numbers[step]), decided_ms)
         chances = mixed(shares_won(drawn), self._exploration.epsilon, self._exploration.floor)
         arm = pick(chances, draw(str(step), self._trial.seed))
-        values, propensity = self._trial.values[step], float(drawn[arm].mean())
+        values, propensity = self._trial.values[step], float(propensities[arm])
         self._shown[step] = Shown(step, arm, values, propensity, chances[arm], self._brain.version, decided_ms)
         return arm
 
