@@ -9,19 +9,20 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 READY := .venv/.locked
 
-.PHONY: help setup demo test test-fast bench check lock clean
+.PHONY: help setup demo test test-fast bench bench-learning check lock clean
 
 help: ## Show what can be typed
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with everything locked
 
-$(READY): requirements-dev.lock pyproject.toml
+$(READY): requirements-dev.lock benchmarks/peers.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; found none (python3.11, python3.12, python3.13, python3)." \
 		"Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv || { rm -rf .venv; \
 		echo "Could not create .venv with $(PYTHON); on Debian and Ubuntu install the package python3-venv." >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement benchmarks/peers.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -37,6 +38,9 @@ test-fast: setup ## Run the tests that need neither a broker nor patience
 bench: setup ## Measure the engine beside a bare aiokafka loop on Apache Kafka; QUICK=1 for a shorter form
 	$(BIN)/python -m benchmarks
 
+bench-learning: setup ## Play the learning beside other libraries on real data; QUICK=1 for a shorter form
+	$(BIN)/python -m benchmarks.learning
+
 check: setup ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -44,12 +48,13 @@ check: setup ## Lint, formatting, types and import contracts
 	$(BIN)/lint-imports
 
 # For every platform and every Python from 3.11 on; without addresses, so any mirror of the registry serves it.
-LOCK := uv pip compile pyproject.toml --quiet --upgrade --no-config --universal --python-version 3.11 --generate-hashes \
+LOCK := uv pip compile --quiet --upgrade --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links
 
-lock: ## Resolve the dependencies again and write both lock files (needs uv on the PATH)
-	$(LOCK) --output-file requirements.lock
-	$(LOCK) --group dev --output-file requirements-dev.lock
+lock: ## Resolve the dependencies again and write the lock files (needs uv on the PATH)
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.lock
+	$(LOCK) benchmarks/peers.txt --no-deps --no-annotate --output-file benchmarks/peers.lock
 
 clean: ## Remove .venv and everything tools left behind
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -86,7 +86,7 @@ def build_app(settings: Settings, engine: Engine, fail: Fail) -> App:
     """
     transport.register()
     metrics = Metrics()
-    routes = Routes(settings.prefix, settings.partitions, topics.BY_CUSTOMER)
+    routes = Routes(settings.prefix, settings.partitions, topics.BY_KEY)
     app = App(settings.group, **_faust_settings(settings))
     app.settings, app.metrics = settings, metrics
     app.ownership = Ownership(settings, engine, routes, metrics, fail)

@@ -32,6 +32,7 @@ from config.load import check_directory, load_directory
 from config.schema import KINDS, schema_of
 from engine.repertoire import Repertoire
 from engine.schemas import MESSAGES, message_schema
+from engine.scoring import Scorer
 from models.baseline import PriorScorer
 
 DONE, WRONG, USAGE, NO_BROKER = 0, 1, 2, 3
@@ -78,15 +79,46 @@ def up(
     config_dir: ConfigDir,
     bootstrap: Bootstrap = None,
     web_port: Annotated[int | None, typer.Option(help="Port of /healthz, /readyz and /metrics; 0: any.")] = None,
+    learner: Annotated[
+        bool | None,
+        typer.Option("--learner/--no-learner", help="Run a learner beside it; default: if there are models."),
+    ] = None,
 ) -> None:
     """Run one worker. More of them with the same configuration share the work."""
     from agents.decisioning import engine_of  # noqa: PLC0415 - Faust takes a second to import
-    from agents.worker import run_worker  # noqa: PLC0415 - as above
+    from agents.worker import Learning, run_worker  # noqa: PLC0415 - as above
 
     repertoire = _load(config_dir)
-    settings = _settings(repertoire, bootstrap=bootstrap, web_port=web_port)
-    engine = engine_of(repertoire, PriorScorer(repertoire))
-    raise typer.Exit(run_worker(settings, engine, _topics_of(repertoire), create_topics=True))
+    settings = _settings(repertoire, bootstrap=bootstrap, web_port=web_port, learner=learner)
+    scorer: Scorer = PriorScorer(repertoire)
+    learning = None
+    if repertoire.models:
+        from models.scorer import ModelScorer  # noqa: PLC0415 - River takes a second to import
+
+        _require_learners(repertoire, settings)
+        scorer = target = ModelScorer(repertoire)
+        command = [sys.executable, "-m", "agents", "learn", str(config_dir), "--lifeline"]
+        learning = Learning(repertoire, target, command if settings.learner else ())
+    engine = engine_of(repertoire, scorer)
+    raise typer.Exit(run_worker(settings, engine, _topics_of(repertoire), create_topics=True, learning=learning))
+
+
+@app.command()
+def learn(
+    config_dir: ConfigDir,
+    bootstrap: Bootstrap = None,
+    lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
+) -> None:
+    """Run one learner and no worker. Learners share the models; `batuta up` runs one beside each worker."""
+    from agents.learner_process import run_learner  # noqa: PLC0415 - River takes a second to import
+
+    repertoire = _load(config_dir)
+    if not repertoire.models:
+        _complain(f"{config_dir} has no models, so there is nothing to learn")
+        raise typer.Exit(WRONG)
+    settings = _settings(repertoire, bootstrap=bootstrap)
+    _require_learners(repertoire, settings)
+    raise typer.Exit(run_learner(settings, repertoire, _topics_of(repertoire), lifeline=lifeline))
 
 
 @app.command()
@@ -220,6 +252,17 @@ def _settings(repertoire: Repertoire, **given: Any) -> Settings:
     """Settings of a worker: topics as configured, and a group of its own for each engine unless told otherwise."""
     group = None if os.environ.get("BATUTA_GROUP") else f"batuta-{repertoire.name}"
     return _read_settings(prefix=repertoire.prefix, partitions=repertoire.partitions, group=group, **given)
+
+
+def _require_learners(repertoire: Repertoire, settings: Settings) -> None:
+    """Exit with 1 and one line for each fault when the configured learners cannot be run."""
+    from agents.learner import unusable  # noqa: PLC0415 - River takes a second to import
+
+    faults = unusable(repertoire, settings.signing_key)
+    for fault in faults:
+        _complain(fault)
+    if faults:
+        raise typer.Exit(WRONG)
 
 
 def _topics_of(repertoire: Repertoire) -> tuple[topics.Topic, ...]:

@@ -23,6 +23,7 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "messages": ("Messages from one customer's partition to another's", ("kind", "result")),
     "suppressed": ("Candidates left out, by the stage that did", ("stage",)),
     "learning_examples": ("Labelled examples written for the learners", ("model",)),
+    "model_snapshots": ("Snapshots of models that arrived, by what became of them", ("model", "result")),
 }
 """Counters by the names the engine uses for them: help and label names."""
 GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -30,7 +31,20 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "timers_pending": ("Customers waiting to be woken", ("partition",)),
     "consumer_lag": ("Records not yet begun", ("topic", "partition")),
     "recovery_seconds": ("Time the last takeover of partitions took", ()),
+    "model_age_seconds": ("Time since the version being served was made", ("model",)),
+    "model_examples": ("Examples the version being served has learned", ("model",)),
+    "model_tripped": ("1 while a model is worse than the base rate, and the priors are served instead", ("model",)),
+    "model_logloss": ("Log loss of the last decisions whose window closed", ("model",)),
+    "model_base_logloss": ("Log loss of the base rate on the same decisions", ("model",)),
+    "model_auc": ("Chance that a decision with a reward had the higher propensity", ("model",)),
+    "model_calibration_error": ("Mean difference between propensity and rate of reward", ("model",)),
 }
+"""Numbers of this moment, by name: help and label names."""
+TOLD: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "model_drift": ("Times the losses of a model have risen", ("model",)),
+    "learning_results": ("Examples read by the learners, by what became of them", ("model", "result")),
+}
+"""Counters kept by the learners; every worker tells the same of them, so take the maximum, never the sum."""
 MAX_SERIES = 1_000
 """Label combinations per counter; beyond them, everything is counted under `other`."""
 DECISION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
@@ -64,10 +78,11 @@ class Histogram:
 
 
 class Metrics:
-    """Everything one worker counts. `gauges`: asked at every scrape for what is current."""
+    """Everything one worker counts. `gauges`, `models`: asked at every scrape for what is current."""
 
-    def __init__(self, gauges: Callable[[], Gauges] = dict) -> None:
+    def __init__(self, gauges: Callable[[], Gauges] = dict, models: Callable[[], Gauges] = dict) -> None:
         self.gauges = gauges
+        self.models = models
         self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in COUNTERS}
         self._decisions = Histogram(DECISION_BUCKETS)
         self._stages: dict[str, Histogram] = {}
@@ -111,12 +126,13 @@ class Metrics:
         yield self._histogram("decision_seconds", "From a signal's timestamp to its decision", {(): self._decisions})
         stages: dict[tuple[str, ...], Histogram] = {(stage,): each for stage, each in self._stages.items()}
         yield self._histogram("stage_seconds", "Time spent in each stage", stages, ("stage",))
-        current = self.gauges()
-        for name, (text, labels) in GAUGES.items():
-            gauge = GaugeMetricFamily(f"batuta_{name}", text, labels=labels)
-            for values, value in current.get(name, {}).items():
-                gauge.add_metric(values, value)
-            yield gauge
+        current = {**self.gauges(), **self.models()}
+        for kind, table in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, TOLD)):
+            for name, (text, labels) in table.items():
+                family = kind(f"batuta_{name}", text, labels=labels)
+                for values, value in current.get(name, {}).items():
+                    family.add_metric(values, value)
+                yield family
         build = GaugeMetricFamily("batuta_build_info", "Version of the engine", labels=("version", "python"))
         build.add_metric((version("batuta"), platform.python_version()), 1)
         yield build

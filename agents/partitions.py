@@ -81,11 +81,11 @@ class Work:
 
 
 class Routes(NamedTuple):
-    """Where outputs go. `partitions`: of the topics keyed by customer; other roles are left to the producer."""
+    """Where outputs go. `partitions`: of the topics of roles `by_key`; other roles are left to the producer."""
 
     prefix: str
     partitions: int
-    by_customer: frozenset[str]
+    by_key: frozenset[str]
 
     def topic(self, role: str) -> str:
         """Full name of a topic by its role."""
@@ -94,7 +94,7 @@ class Routes(NamedTuple):
     def partition(self, output: Output) -> int | None:
         """The partition that owns the output's key; None: any."""
         role = output.topic
-        keyed = role in self.by_customer or role.startswith("decisions.")
+        keyed = role in self.by_key or role.startswith("decisions.")
         return partition_of(output.key.decode(), self.partitions) if keyed and output.key is not None else None
 
 

@@ -10,7 +10,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from agents.topics import MAX_RECORD_BYTES
+
 ENV_PREFIX = "BATUTA_"
+LEAST_KEY = 16
+"""Characters of a key that cannot be guessed, when they are random."""
 
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -50,11 +54,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[Seconds, Meta(description="Time to finish what is at work before handing over")] = 15.0
     stall_seconds: Annotated[Seconds, Meta(description="Time without progress after which the worker ends")] = 60.0
     connect_seconds: Annotated[Seconds, Meta(description="Time to reach the broker at start")] = 15.0
+    learner: Annotated[
+        bool, Meta(description="Run a learner beside the worker, when the configuration has models; see `batuta learn`")
+    ] = True
+    snapshot_interval_ms: Annotated[
+        int, Meta(description="Least time between two snapshots of a model for the workers", ge=1)
+    ] = 250
+    state_interval_seconds: Annotated[
+        Seconds, Meta(description="Least time between two states of a model for its next learner")
+    ] = 2.0
+    snapshot_bytes: Annotated[
+        int, Meta(description="Largest snapshot that is published, and read", ge=1024, le=MAX_RECORD_BYTES - 65_536)
+    ] = 4_194_304
+    model_key: Annotated[
+        str,
+        Meta(
+            description="Key that snapshots and states of models are signed with, the same for all workers and "
+            "learners; some learners need one. Never logged"
+        ),
+    ] = ""
 
     @property
     def name(self) -> str:
         """`instance`, or the host and process."""
         return self.instance or f"{socket.gethostname()}-{os.getpid()}"
+
+    @property
+    def signing_key(self) -> bytes | None:
+        """`model_key` as bytes; None when there is none."""
+        return self.model_key.encode() or None
+
+    def environment(self) -> dict[str, str]:
+        """The settings as environment variables, for another process of this deployment."""
+        return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in msgspec.structs.asdict(self).items()}
+
+    def __repr__(self) -> str:
+        shown = {**msgspec.structs.asdict(self), "model_key": "…" if self.model_key else ""}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 def read_settings(environ: Mapping[str, str], **given: Any) -> Settings:
@@ -85,10 +121,15 @@ def read_settings(environ: Mapping[str, str], **given: Any) -> Settings:
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     merged = {**{field.name: field.default for field in msgspec.structs.fields(Settings)}, **values}
+    found = []
     if merged["heartbeat_seconds"] * 2 > merged["session_timeout_seconds"]:
         beat, session = merged["heartbeat_seconds"], merged["session_timeout_seconds"]
-        return [f"heartbeat_seconds is {beat}; expected at most half of session_timeout_seconds, which is {session}"]
-    return []
+        found.append(
+            f"heartbeat_seconds is {beat}; expected at most half of session_timeout_seconds, which is {session}"
+        )
+    if 0 < len(merged["model_key"]) < LEAST_KEY:
+        found.append(f"model_key has {len(merged['model_key'])} characters; expected {LEAST_KEY} or more, or none")
+    return found
 
 
 def settings_table() -> str:

@@ -5,6 +5,7 @@
 | at least once | `decisions`, `decisions.<channel>` | with the same id and content | `decisionId` |
 | at least once | `links`, `customers`, `learning`, `journeys`, `rejects` | yes | ids in their values |
 | once, under owner epochs | `profiles`, `identities` | last value per key counts | the key |
+| at least once | `models` | older values after newer ones | headers, see `agents.model_topic` |
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ _VISIBLE_POLL_SECONDS = 0.05
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic. `role`: its name without the prefix. `by_customer`: partition n holds the customers of partition n.
+    """One topic. `role`: its name without the prefix. `by_key`: its records go to the partition their key maps to.
 
-    `single`: has one partition. `retention_ms`, `max_bytes` (of one record): None: the broker's default.
+    Topics `by_key` have equally many partitions, so those keyed by customer have partition n in common. `single`: has
+    one. `retention_ms`, `max_bytes` (of one record), `segment_bytes`: None: the broker's default.
     """
 
     role: str
     key: str
     cleanup: Literal["delete", "compact"] = "delete"
-    by_customer: bool = True
+    by_key: bool = True
     single: bool = False
     retention_ms: int | None = None
     max_bytes: int | None = None
+    segment_bytes: int | None = None
 
 
 TOPICS = (
@@ -49,17 +52,26 @@ TOPICS = (
     Topic("customers", "canonical customer id", max_bytes=MAX_RECORD_BYTES),
     Topic("decisions", "canonical customer id"),
     Topic("outcomes", "customer id as found in the decision"),
-    Topic("learning", "model id", by_customer=False),
-    Topic("models", "model id", cleanup="compact", by_customer=False, single=True),
+    Topic("learning", "model id"),
+    # Every worker reads it from the beginning when it starts, and only segments that are full are compacted.
+    Topic(
+        "models",
+        "model id",
+        cleanup="compact",
+        by_key=False,
+        single=True,
+        max_bytes=MAX_RECORD_BYTES,
+        segment_bytes=2 * MAX_RECORD_BYTES,
+    ),
     Topic("profiles", "canonical customer id", cleanup="compact", max_bytes=MAX_RECORD_BYTES),
     Topic("identities", "identifier", cleanup="compact"),
     Topic("journeys", "canonical customer id", retention_ms=30 * DAY_MS),
-    Topic("config", "config version", cleanup="compact", by_customer=False, single=True),
-    Topic("rejects", "as received", by_customer=False, max_bytes=MAX_RECORD_BYTES, retention_ms=30 * DAY_MS),
+    Topic("config", "config version", cleanup="compact", by_key=False, single=True),
+    Topic("rejects", "as received", by_key=False, max_bytes=MAX_RECORD_BYTES, retention_ms=30 * DAY_MS),
 )
 READ_IN_BATCHES = ("signals", "links", "customers", "outcomes")
 """Roles whose records change the state of a partition."""
-BY_CUSTOMER = frozenset(topic.role for topic in TOPICS if topic.by_customer)
+BY_KEY = frozenset(topic.role for topic in TOPICS if topic.by_key)
 
 
 class Mismatch(msgspec.Struct, frozen=True):
@@ -147,6 +159,8 @@ def _new_topic(topic: Topic, prefix: str, partitions: int) -> NewTopic:
         configs["retention.ms"] = str(topic.retention_ms)
     if topic.max_bytes is not None:
         configs["max.message.bytes"] = str(topic.max_bytes)
+    if topic.segment_bytes is not None:
+        configs["segment.bytes"] = str(topic.segment_bytes)
     return NewTopic(
         f"{prefix}{topic.role}",
         partition_count(topic, partitions),
@@ -159,9 +173,9 @@ def _new_topic(topic: Topic, prefix: str, partitions: int) -> NewTopic:
 def _mismatch(topic: Topic, name: str, found: int, policy: str | None, partitions: int) -> str | None:
     """What is wrong with an existing topic; None when nothing is."""
     expected = partition_count(topic, partitions)
-    if found != expected and (topic.by_customer or topic.single):
+    if found != expected and (topic.by_key or topic.single):
         return (
-            f"{name} has {found} partitions, expected {expected}: customers are spread over partitions by number, "
+            f"{name} has {found} partitions, expected {expected}: its keys are spread over partitions by number, "
             f"so it cannot be changed in place; set BATUTA_PARTITIONS={found} if all topics have {found}, "
             "or use another prefix"
         )

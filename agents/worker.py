@@ -6,35 +6,49 @@ import asyncio
 import logging
 import os
 import signal
-import sys
-import threading
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from time import monotonic
-from typing import NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from agents import topics, web
 from agents.app import App, build_app
+from agents.learner_child import learner_beside
 from agents.partitions import Engine
+from agents.process import DONE, NO_BROKER, WRONG, fail, named, prepare_topics, quiet_logging, say, watch_loop
 from agents.settings import Settings
 from agents.topics import Topic, TopicsUnusable
+from engine.repertoire import Repertoire
+
+if TYPE_CHECKING:
+    from agents.model_feed import ModelFeed, Target
 
 log = logging.getLogger("batuta")
 
-DONE, WRONG, NO_BROKER = 0, 1, 3
-"""Exit codes: stopped as asked; input or configuration wrong, or failed; the broker cannot be reached."""
 _STOP_SECONDS = 10.0
-_LOOP_POLL_SECONDS = 1.0
+
+
+class Learning(NamedTuple):
+    """A configuration with models, the target of their snapshots, and the command of a learner, if one is to run."""
+
+    repertoire: Repertoire
+    target: Target
+    learner: Sequence[str] = ()
 
 
 def run_worker(
-    settings: Settings, engine: Engine, needed: Sequence[Topic] = topics.TOPICS, *, create_topics: bool = False
+    settings: Settings,
+    engine: Engine,
+    needed: Sequence[Topic] = topics.TOPICS,
+    *,
+    create_topics: bool = False,
+    learning: Learning | None = None,
 ) -> int:
     """Run one worker until SIGTERM or SIGINT; returns the exit code of the process.
+
+    With `learning` it decides by the models there are from its first record on, and a learner runs beside it.
 
     On a signal, finishes and commits what is at work and returns 0. When the broker cannot be reached at the
     start, returns 3; when topics are missing (and not to be created) or wrong, 1; either with one line on
@@ -44,67 +58,42 @@ def run_worker(
     quiet_logging()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(settings, engine, needed, create_topics=create_topics))
+            return runner.run(_run(settings, engine, needed, learning, create_topics=create_topics))
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not leave a half-dead process
         fail("the worker", error)
 
 
-def quiet_logging() -> None:
-    """Our own lines from INFO on, nothing of the libraries: what goes wrong in them ends up in a line of ours.
-
-    Does nothing when logging is configured already.
-    """
-    if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
-        log.setLevel(logging.INFO)
-
-
-def fail(what: str, error: BaseException, code: int = WRONG) -> NoReturn:
-    """End the process at once: nothing more is sent or committed."""
-    details = error if log.isEnabledFor(logging.DEBUG) else None
-    log.critical("Stopping at once: %s: %s", what, _named(error), exc_info=details)
-    logging.shutdown()
-    os._exit(code)
-
-
-def _named(error: BaseException) -> str:
-    """The error's text with its type, which Kafka's errors name themselves."""
-    kind, text = type(error).__name__, str(error)
-    return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
-
-
-async def _run(settings: Settings, engine: Engine, needed: Sequence[Topic], *, create_topics: bool) -> int:
+async def _run(
+    settings: Settings, engine: Engine, needed: Sequence[Topic], learning: Learning | None, *, create_topics: bool
+) -> int:
     try:
-        await _prepare_topics(settings, needed, create=create_topics)
+        await prepare_topics(settings, needed, create=create_topics)
     except (KafkaError, TimeoutError) as error:
-        return _say(NO_BROKER, f"cannot reach Kafka at {settings.bootstrap}: {_named(error)}")
+        return say(NO_BROKER, f"cannot reach Kafka at {settings.bootstrap}: {named(error)}")
     except TopicsUnusable as error:
-        return _say(WRONG, str(error))
+        return say(WRONG, str(error))
     app = build_app(settings, engine, fail)
     async with AsyncExitStack() as stack:
         try:
             runner, port = await web.start(app.ownership, app.metrics, settings.web_host, settings.web_port)
         except OSError as error:
-            return _say(WRONG, f"cannot listen on {settings.web_host}:{settings.web_port}: {error}")
+            return say(WRONG, f"cannot listen on {settings.web_host}:{settings.web_port}: {error}")
         stack.push_async_callback(runner.cleanup)
         log.info("Worker %s of group %s starts; web port %d", settings.name, settings.group, port)
-        await _serve(app)
+        feed = None
+        if learning is not None:
+            from agents.model_feed import ModelFeed  # noqa: PLC0415 - River, for nothing where there are no models
+
+            feed = ModelFeed(settings, learning.repertoire, learning.target, app.metrics)
+            stack.push_async_callback(feed.stop)
+            if learning.learner:
+                await stack.enter_async_context(learner_beside(learning.learner, settings))
+        await _serve(app, feed)
     log.info("Worker %s stopped; everything is committed", settings.name)
     return DONE
 
 
-async def _prepare_topics(settings: Settings, needed: Sequence[Topic], *, create: bool) -> None:
-    """See that Kafka answers and its topics are right; KafkaError or TimeoutError when it does not answer."""
-    async with asyncio.timeout(settings.connect_seconds):
-        admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap)
-        try:
-            await admin.start()
-            await topics.ensure(admin, needed, settings.prefix, settings.partitions, apply=create)
-        finally:
-            await admin.close()
-
-
-async def _serve(app: App) -> None:
+async def _serve(app: App, feed: ModelFeed | None) -> None:
     """Work until a signal comes, then finish, commit and leave the group."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -112,7 +101,7 @@ async def _serve(app: App) -> None:
         loop.add_signal_handler(number, stop.set)
     watch_loop(loop, app.settings.stall_seconds)
     app.finalize()
-    starting = loop.create_task(_start(app))
+    starting = loop.create_task(_start(app, feed))
     await stop.wait()
     starting.cancel()
     app.consumer.stop_flow()
@@ -126,37 +115,16 @@ async def _serve(app: App) -> None:
         os._exit(DONE)
 
 
-async def _start(app: App) -> None:
-    """Start Faust, and end the process when it crashes."""
+async def _start(app: App, feed: ModelFeed | None) -> None:
+    """Load the models, then start Faust, and end the process when either fails."""
     try:
+        if feed is not None:
+            app.ownership.stage = "loading models"
+            await feed.start(fail)
+            app.ownership.stage = "joining the group"
         await app.start()
         await app.wait_until_stopped()
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker cannot go on
         fail("starting", error, NO_BROKER if isinstance(error, KafkaConnectionError) else WRONG)
     if not app.should_stop:
         fail("Faust crashed", app.crash_reason or RuntimeError("no reason given"))
-
-
-def watch_loop(loop: asyncio.AbstractEventLoop, limit_seconds: float) -> threading.Thread:
-    """End the process when the event loop does nothing for so long; a loop cannot watch itself."""
-    answered = [monotonic()]
-
-    def answer() -> None:
-        answered[0] = monotonic()
-
-    def watch() -> None:
-        pause = threading.Event()
-        while not loop.is_closed():
-            loop.call_soon_threadsafe(answer)
-            pause.wait(min(_LOOP_POLL_SECONDS, limit_seconds / 4))
-            if monotonic() - answered[0] > limit_seconds:
-                fail("the event loop", TimeoutError(f"did nothing for {limit_seconds:g} s"))
-
-    thread = threading.Thread(target=watch, name="watch-loop", daemon=True)
-    thread.start()
-    return thread
-
-
-def _say(code: int, text: str) -> int:
-    sys.stderr.write(f"{text}\n")
-    return code

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from random import Random
 
 import msgspec
 
 from agents.demo.population import CATEGORY_SPREAD, REPLENISHED, SHELVES, Person, Product
 from engine.outcomes import OutcomeType
-from engine.repertoire import Action, Candidate, Repertoire, Treatment
+from engine.repertoire import Action, Candidate, Repertoire
 
 MARGIN = 0.3
 BOUNCES = {"email": 0.02, "sms": 0.01}
@@ -21,21 +22,33 @@ _SELLING = frozenset({"cart", "replenishment", "discovery", "welcome", "win-back
 """Groups of actions whose success is an order."""
 _GOODWILL = {"recovery": 20.0, "feedback": 3.0, "tiers": 6.0, "window": 2.0, "courtesy": 1.0}
 """What success is worth where nothing is sold, in euros."""
+_SERVICES = frozenset({"service", "transactional"})
+"""Purposes of contacts that promote nothing."""
 _IMPOSSIBLE = -6.0
+USUAL = 0.07
+"""How many take up an offer that is neither good nor bad."""
+BUYERS_SPREAD, LOOKERS_SPREAD, HOURS_SPREAD = 1.5, 1.5, 0.7
+"""Standard deviations, in log-odds, of what offers lean to: by category bought or looked at last, and by time."""
+SATURDAY = 5
 
 
 class Demand:
     """What customers make of a repertoire's offers. The same for the same seed.
 
     An offer is an action on a channel. What everybody makes of it lies around what the operator expects, which is
-    right only roughly; to that come what one person makes of channel and action, and what the moment adds.
+    right only roughly. To that come things the operator has no idea of, though the engine is told all they depend on
+    (what was bought last and looked at last, the time of day, the weekend); what one person makes of channel and
+    action, which nobody is told; and what the moment adds.
     """
 
     def __init__(self, repertoire: Repertoire, seed: int) -> None:
         offers = sorted(repertoire.candidates, key=lambda each: each.treatment.propensity)
         self._actions = {each.action.id: each.action for each in offers}
         self._treatments = {_offer(each): each.treatment for each in offers}
-        self._appeals = {at: _appeal(at, each, seed) for at, each in self._treatments.items()}
+        self._vouchers = _vouchers(offers)
+        self._appeals = {_offer(each): _appeal(each, seed) for each in offers}
+        self._seed = seed
+        self._leanings: dict[str, float] = {}
 
     def group(self, action: str) -> str:
         """The group of an action; KeyError when there is none of this id."""
@@ -44,25 +57,46 @@ class Demand:
     def chance(self, person: Person, action: str, channel: str, now_ms: int) -> float:
         """The chance that this person takes an action on a channel; KeyError when it is not offered there.
 
-        Logistic in the appeal to everybody, the person's likes, the need of the moment, and how tired of messages
-        the person is; times the share of addresses that work.
+        Logistic in the appeal to everybody, to people like this one, and to this one, the need of the moment, and how
+        tired of messages the person is; times the share of addresses that work.
         """
-        log_odds = self._appeals[action, channel]
-        log_odds += person.like(f"channel {channel}", 0.8) + person.like(f"action {action}", 1.0)
+        log_odds = self._appeals[action, channel] + self._leaning(person, action, channel, now_ms)
+        log_odds += person.like(f"channel {channel}", 0.4) + person.like(f"action {action}", 0.5)
         log_odds += _need(person, self._actions[action])
         log_odds -= 0.8 * max(0.0, person.tiredness(now_ms) - 0.5)
         return (1 - BOUNCES.get(channel, 0.0)) / (1 + math.exp(-log_odds))
 
+    def _leaning(self, person: Person, action: str, channel: str, now_ms: int) -> float:
+        """What people in the same circumstances make of an offer, in log-odds."""
+        hour, weekday = person.local_time(now_ms)
+        looked_at = "nothing" if person.looked_at is None else person.looked_at.category
+        circumstances = (
+            (f"{action} to buyers of {person.bought}", BUYERS_SPREAD),
+            (f"{action} to lookers at {looked_at}", LOOKERS_SPREAD),
+            (f"{action} {'in the evening' if 17 <= hour < 23 else 'by day'}", HOURS_SPREAD),
+            (f"{channel} {'in the evening' if 17 <= hour < 23 else 'by day'}", HOURS_SPREAD),
+            (f"{action} {'at the weekend' if weekday >= SATURDAY else 'on a working day'}", HOURS_SPREAD),
+        )
+        return sum(self._settled(each, spread) for each, spread in circumstances)
+
+    def _settled(self, what: str, spread: float) -> float:
+        if what not in self._leanings:
+            self._leanings[what] = Random(f"{self._seed}/{what}").gauss(0.0, spread)
+        return self._leanings[what]
+
     def worth(self, person: Person, action: str) -> float:
-        """What success brings at this moment, in euros: the margin of the order, or the worth of goodwill."""
+        """What success brings at this moment, in euros: the margin of the order, or the worth of goodwill.
+
+        Less the voucher, which costs something only when it is used.
+        """
         group = self.group(action)
         if group not in _SELLING:
             return _GOODWILL.get(group, 0.0)
-        return MARGIN * sum(each.price for each in self.order(person, action))
+        return MARGIN * sum(each.price for each in self.order(person, action)) - self._vouchers.get(action, 0.0)
 
     def cost(self, action: str, channel: str) -> float:
-        """What a contact costs, in euros."""
-        return self._treatments[action, channel].cost
+        """What a contact costs, in euros, whatever comes of it."""
+        return self._treatments[action, channel].cost - self._vouchers.get(action, 0.0)
 
     def purpose(self, action: str, channel: str) -> str:
         """The purpose a contact needs consent for."""
@@ -86,9 +120,25 @@ def _offer(candidate: Candidate) -> tuple[str, str]:
     return candidate.action.id, candidate.treatment.channel
 
 
-def _appeal(offer: tuple[str, str], treatment: Treatment, seed: int) -> float:
-    expected = min(max(treatment.propensity, 0.005), 0.95)
-    return math.log(expected / (1 - expected)) + Random(f"{seed}/{offer}").gauss(-0.2, 0.5)
+def _vouchers(offers: Iterable[Candidate]) -> dict[str, float]:
+    """What using the voucher of an action costs: what contacts cost on its cheapest channel."""
+    vouchers: dict[str, float] = {}
+    for action, treatment in ((each.action, each.treatment) for each in offers):
+        if "voucher" in action.tags:
+            vouchers[action.id] = min(treatment.cost, vouchers.get(action.id, treatment.cost))
+    return vouchers
+
+
+def _appeal(offer: Candidate, seed: int) -> float:
+    """What everybody makes of an offer, in log-odds: operators know their service, and overrate what they promote."""
+    expected = _log_odds(min(max(offer.treatment.propensity, 0.005), 0.95))
+    if offer.treatment.purpose not in _SERVICES:
+        expected = 0.4 * expected + 0.6 * _log_odds(USUAL)
+    return expected + Random(f"{seed}/{_offer(offer)}").gauss(0.0, 0.6)
+
+
+def _log_odds(chance: float) -> float:
+    return math.log(chance / (1 - chance))
 
 
 def _need(person: Person, action: Action) -> float:

@@ -1,4 +1,4 @@
-"""The demo at play: customers signal, the engine decides, channels answer, and a policy of chance tries the same."""
+"""The demo at play: customers signal, the engine decides, channels answer, models learn, and rivals try the same."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from rich.console import Console
 from rich.live import Live
 
+from agents.demo.lessons import Lessons
+from agents.demo.rivals import rivals
 from agents.demo.simulation import Message, World, customers_for
 from agents.demo.tally import Tally
 from agents.demo.view import Frame, Moment, Result, Scene, is_live, plain_line, summary
@@ -21,55 +23,20 @@ from agents.demo.words import Narrator, Spotlight
 from agents.demo.worker import FastClock
 from agents.settings import Settings
 from engine.decision import Decision
-from engine.record import Output
-from engine.repertoire import Arbitration, Repertoire
-from engine.replay import Replay
-from models.baseline import RandomScorer
+from engine.learning import TOPIC
+from engine.repertoire import Repertoire
 
-SEED = 2_026
-MOST_RIVALS = 1_500
-"""How many of the customers the policy of chance meets at most: it shares a processor with all the rest."""
+SEED = 3
+MOST_RIVALS = 800
+"""How many of the customers each rival meets at most: they share a processor with all the rest."""
 STEP_SECONDS = 0.004
 """How often signals are published; at the demo's speed, a quarter of a minute in the shop."""
 SLICE_SECONDS = 0.002
-"""How long the policy of chance works before others get their turn."""
+"""How long a rival works before others get their turn."""
 FRAME_SECONDS = 0.25
 PLAIN_SECONDS = 5.0
 
 _decode = msgspec.json.Decoder(Decision).decode
-
-
-class Rival:
-    """The same customers in a second copy of their world, met by an engine that ranks by chance what rules permit."""
-
-    def __init__(self, repertoire: Repertoire, size: int, start_ms: int) -> None:
-        by_chance = Arbitration(context=False, value=False, lever=False)
-        repertoire = msgspec.structs.replace(repertoire, arbitration=by_chance)
-        self.world = World(repertoire, size, SEED, start_ms)
-        self._engine = Replay(repertoire, RandomScorer(SEED))
-        self._waiting = deque(self.world.load())
-        self._step_ms = 0
-
-    def catch_up(self, now_ms: int, seconds: float) -> bool:
-        """Live on until `now_ms` of the shop, but work no longer than so many seconds; whether it got there."""
-        deadline = perf_counter() + seconds
-        while perf_counter() < deadline:
-            if self._waiting:
-                message = self._waiting.popleft()
-                at_ms = self.world.now_ms
-                self._hear(self._engine.publish(message.topic, message.key, message.value, at_ms))
-            elif self.world.now_ms < now_ms:
-                step_ms = min(now_ms, self.world.now_ms + 60_000)
-                self._hear(self._engine.advance(step_ms))
-                self._waiting.extend(self.world.advance(step_ms))
-            else:
-                return True
-        return False
-
-    def _hear(self, outputs: list[Output]) -> None:
-        for output in outputs:
-            if output.topic == "decisions":
-                self.world.receive(_decode(output.value), self.world.now_ms)
 
 
 class Play:
@@ -83,7 +50,8 @@ class Play:
         self._clock, self._repertoire, self._settings, self._console = clock, repertoire, settings, console
         start_ms = self._shop_ms()
         self._world = World(repertoire, self.customers, SEED, start_ms)
-        self._rival = Rival(repertoire, min(self.customers, MOST_RIVALS), start_ms)
+        self._rivals = rivals(repertoire, min(self.customers, MOST_RIVALS), SEED, start_ms)
+        self._lessons = Lessons([rule.id for rule in repertoire.models], settings.signing_key)
         self._narrator = Narrator(
             {each.treatment.id: each.treatment.channel for each in repertoire.candidates}, self._world.first_name
         )
@@ -107,8 +75,9 @@ class Play:
                 opened.push_async_callback(client.stop)
                 await client.start()
             self._opened = opened.pop_all()
-        read, numbers = ("decisions", "rejects"), range(self._settings.partitions)
-        self._consumer.assign([TopicPartition(self._topic(role), each) for role in read for each in numbers])
+        read, numbers = ("decisions", "rejects", TOPIC), range(self._settings.partitions)
+        partitions = [TopicPartition(self._topic(role), each) for role in read for each in numbers]
+        self._consumer.assign([*partitions, TopicPartition(self._topic("models"), 0)])
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -132,7 +101,8 @@ class Play:
         """Play as long as the scene says or until `stop`, and sum up. `check` raises when the worker is gone."""
         began, begins_ms = perf_counter(), self._shop_ms()
         self._world.begin(begins_ms)
-        self._rival.world.begin(begins_ms)
+        for rival in self._rivals.values():
+            rival.world.begin(begins_ms)
         work = (self._publish(), self._read(), self._live_beside(), self._show(scene, began, check))
         tasks = [asyncio.ensure_future(each) for each in (*work, stop.wait())]
         await asyncio.wait(tasks, timeout=scene.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -141,8 +111,11 @@ class Play:
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(ended, Exception):
                 raise ended
-        result = Result(self._world.earned, self._rival.world.earned, self._world.breaches)
-        self._console.print(summary(self.tally, scene, self._moment(began), result))
+        result = Result({name: world.earned for name, world in self._worlds().items()}, self._world.breaches)
+        self._console.print(summary(self.tally, self._lessons, scene, self._moment(began), result))
+
+    def _worlds(self) -> dict[str, World]:
+        return {"engine": self._world, **{name: rival.world for name, rival in self._rivals.items()}}
 
     def _moment(self, began: float) -> Moment:
         return Moment(perf_counter() - began, self._shop_ms(), self._zone)
@@ -157,6 +130,7 @@ class Play:
                     self.tally.send_signal(message.id, perf_counter())
                 else:
                     self.tally.outcomes += 1
+                    self._lessons.send_outcome(message.about, perf_counter())
                 await self._send(message)
             await asyncio.sleep(STEP_SECONDS)
 
@@ -167,24 +141,32 @@ class Play:
             self._unacknowledged.popleft().result()
 
     async def _read(self) -> None:
-        """Decisions come back and go to their channels."""
-        rejects = self._topic("rejects")
+        """Decisions come back and go to their channels; what is learned of them is looked at."""
+        heard = {
+            self._topic("decisions"): self._hear,
+            self._topic("rejects"): lambda _, __: self.tally.reject(),
+            self._topic(TOPIC): lambda record, now: self._lessons.read_example(record.offset, record.value, now),
+            self._topic("models"): self._lessons.read_version,
+        }
         while True:
             batches = await self._consumer.getmany(timeout_ms=200)
-            now, shop_ms = perf_counter(), self._shop_ms()
+            now = perf_counter()
             for partition, records in batches.items():
-                if partition.topic == rejects:
-                    self.tally.rejects += len(records)
-                    continue
+                hear = heard[partition.topic]
                 for record in records:
-                    decision = _decode(record.value)
-                    if self.tally.read_decision(decision, now, record.value):
-                        self._spotlight.offer(decision, now)
-                        self._world.receive(decision, shop_ms)
+                    hear(record, now)
+
+    def _hear(self, record: Any, now: float) -> None:
+        decision = _decode(record.value)
+        if self.tally.read_decision(decision, now, record.value):
+            self._spotlight.offer(decision, now)
+            self._world.receive(decision, self._shop_ms())
 
     async def _live_beside(self) -> None:
+        """Whichever rival is furthest behind lives on."""
         while True:
-            there = self._rival.catch_up(self._shop_ms(), SLICE_SECONDS)
+            rival = min(self._rivals.values(), key=lambda each: each.world.now_ms)
+            there = rival.catch_up(self._shop_ms(), SLICE_SECONDS)
             await asyncio.sleep(10 * STEP_SECONDS if there else STEP_SECONDS)
 
     async def _show(self, scene: Scene, began: float, check: Callable[[], None]) -> None:
@@ -197,13 +179,13 @@ class Play:
                 await asyncio.sleep(pause)
                 check()
                 self.tally.mark(perf_counter())
-                self._note_curves()
-                moment = self._moment(began)
-                if live is None:
-                    self._console.print(plain_line(self.tally, moment), highlight=False, soft_wrap=True)
-                else:
-                    live.update(Frame(self.tally, scene, moment, self._narrator, self._spotlight.shown), refresh=True)
+                self.tally.note_earned({name: world.earned for name, world in self._worlds().items()})
+                self._draw(live, scene, self._moment(began))
 
-    def _note_curves(self) -> None:
-        for curve, world in ((self.tally.engine, self._world), (self.tally.chance, self._rival.world)):
-            curve.note(world.earned.choices, world.earned.expected)
+    def _draw(self, live: Live | None, scene: Scene, moment: Moment) -> None:
+        if live is None:
+            line = plain_line(self.tally, self._lessons, moment)
+            self._console.print(line, highlight=False, soft_wrap=True)
+        else:
+            shown = self._spotlight.shown
+            live.update(Frame(self.tally, self._lessons, scene, moment, self._narrator, shown), refresh=True)

@@ -40,9 +40,9 @@ class Region(NamedTuple):
 
 _ASSORTMENT = {
     "shoes": {"Trail shoes": 89.0, "City sneakers": 69.0, "Rain boots": 45.0},
-    "outdoor": {"Two-person tent": 149.0, "Day pack": 59.0, "Wool blanket": 39.0},
-    "electronics": {"Headphones": 129.0, "Desk lamp": 49.0, "Power bank": 29.0},
-    "home": {"Armchair": 199.0, "Tea set": 35.0, "Linen towels": 24.0},
+    "outdoor": {"Two-person tent": 99.0, "Day pack": 59.0, "Wool blanket": 39.0},
+    "electronics": {"Headphones": 89.0, "Desk lamp": 49.0, "Power bank": 29.0},
+    "home": {"Armchair": 99.0, "Tea set": 35.0, "Linen towels": 24.0},
     "coffee": {"Espresso beans, 1 kg": 24.0, "Filter blend, 500 g": 14.0, "Tasting set": 32.0},
     "pet-food": {"Dry food, 10 kg": 48.0, "Cat menu, 24 tins": 27.0, "Puppy food, 3 kg": 19.0},
     "skincare": {"Day cream": 28.0, "Sun lotion": 18.0, "Night serum": 42.0},
@@ -87,8 +87,8 @@ class Person(msgspec.Struct, kw_only=True):
     """One customer: who they are, what they secretly want, and what has happened to them so far.
 
     `likes`: log-odds per channel, action or category. `thrift`: how much a voucher matters, 0 to 1. `patience`:
-    messages in three days before they annoy. `wakes`, `sleeps`: local hours of the day. `denied_ms`: since when
-    each channel is not wanted.
+    messages in three days before they annoy. `wakes`, `sleeps`: local hours of the day. `looked_at`, `bought`: the
+    last product, and the category of the last order. `denied_ms`: since when each channel is not wanted.
     """
 
     number: int
@@ -112,6 +112,7 @@ class Person(msgspec.Struct, kw_only=True):
     denied_ms: dict[str, int] = {}
     basket: list[Product] = []
     looked_at: Product | None = None
+    bought: str | None = None
     usual_order: float = 40.0
     usual_category: str = "home"
     ordered_ms: int | None = None
@@ -130,9 +131,14 @@ class Person(msgspec.Struct, kw_only=True):
         weights = [math.exp(self.like(f"category {each}", CATEGORY_SPREAD)) for each in categories]
         return self.random.choices(categories, weights)[0]
 
+    def local_time(self, at_ms: int) -> tuple[float, int]:
+        """Hour of the day and day of the week (Monday is 0) where this person lives."""
+        days, ms = divmod(at_ms + self.offset_ms, DAY_MS)
+        return ms / HOUR_MS, (days + 3) % 7
+
     def awake_at(self, at_ms: int) -> int:
         """The first moment from `at_ms` on at which this person is awake, epoch milliseconds."""
-        hour = (at_ms + self.offset_ms) % DAY_MS / HOUR_MS
+        hour, _ = self.local_time(at_ms)
         if self.wakes <= hour < self.sleeps:
             return at_ms
         return at_ms + int((self.wakes - hour) % 24 * HOUR_MS)

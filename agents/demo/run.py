@@ -35,8 +35,8 @@ from agents.children import Children
 from agents.demo.play import Play
 from agents.demo.view import Scene, is_live
 from agents.demo.worker import Assignment, FastClock, topics_of
+from agents.process import NO_BROKER
 from agents.settings import Settings
-from agents.worker import NO_BROKER
 from config import load_directory
 from engine.repertoire import Repertoire
 

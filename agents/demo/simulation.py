@@ -11,6 +11,7 @@ the same hidden preferences; only what they are offered sets them apart:
 
 from __future__ import annotations
 
+import copy
 import heapq
 from collections.abc import Callable, Iterator
 from random import Random
@@ -34,6 +35,10 @@ SIGNALS_PER_DAY = 4.7
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
 
+ALL_NEW_MS = 5 * DAY_MS
+"""Time within which all newcomers and strangers have come for the first time."""
+MOST_ASKED = 5_000
+"""Requests whose circumstances are remembered until they are answered; older ones are forgotten."""
 CONSENT_GRACE_MS = 2 * HOUR_MS
 """How long after a customer's no a message may still arrive that was under way."""
 
@@ -41,13 +46,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Message(NamedTuple):
-    """A record for Kafka. `topic`: its role; `id`: `messageId` or `outcomeId`; `at_ms`: its event time."""
+    """A record for Kafka. `topic`: its role; `id`: `messageId` or `outcomeId`; `at_ms`: its event time.
+
+    `about`: the decision an outcome is of.
+    """
 
     at_ms: int
     topic: str
     key: str
     id: str
     value: bytes
+    about: str = ""
 
 
 class World:
@@ -69,6 +78,7 @@ class World:
         needs = repertoire.constraints.purposes.items()
         self._purposes = sorted(purpose for purpose, consent in needs if consent == "required")
         self._people_by_key = {key: person for person in self.people for key in self._keys_of(person)}
+        self._asked: dict[str, tuple[Person, int]] = {}
         self._agenda: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._said: list[Message] = []
@@ -88,10 +98,11 @@ class World:
         return self._take_said()
 
     def begin(self, at_ms: int) -> None:
-        """Open the shop: from this time on customers turn up."""
+        """Open the shop: from this time on customers turn up, who never were there before one after the other."""
         self.now_ms = max(self.now_ms, at_ms)
         for person in self.people:
-            self._next_visit(person, self.now_ms)
+            new = 0.0 if person.standing == "known" else person.random.random()
+            self._next_visit(person, self.now_ms + int(new * ALL_NEW_MS))
 
     def advance(self, until_ms: int) -> list[Message]:
         """Let time pass; returns what customers do and channels report meanwhile, in order of time."""
@@ -106,10 +117,13 @@ class World:
         person = self._people_by_key.get(decision.customer_id)
         if person is None or decision.action is None or decision.channel is None or decision.control:
             return
-        contact = _Contact(decision, person, decision.action, decision.channel, max(at_ms, self.now_ms))
+        now_ms = max(at_ms, self.now_ms)
+        # What was asked for is seen as it was asked: on a fast clock an answer takes minutes, in which people move on.
+        then, then_ms = self._asked.get(decision.request_id or "", (person, now_ms))
+        contact = _Contact(decision, person, decision.action, decision.channel, now_ms, then, then_ms)
         self.earned.realised -= self._demand.cost(contact.action, contact.channel)
         if self._had_a_choice(decision):
-            self.earned.choose(self.expected_reward(decision.customer_id, contact.action, contact.channel))
+            self.earned.choose(self._reward(then, contact.action, contact.channel, then_ms))
         self.breaches += self._is_breach(contact)
         self._answer(contact, Random(decision.decision_id))
 
@@ -125,13 +139,17 @@ class World:
 
         The chance of success times its worth, less the cost of the contact, in euros. KeyError as in `chance`.
         """
-        worth = self._demand.worth(self._people_by_key[customer_id], action)
-        return self.chance(customer_id, action, channel) * worth - self._demand.cost(action, channel)
+        return self._reward(self._people_by_key[customer_id], action, channel, self.now_ms)
+
+    def _reward(self, person: Person, action: str, channel: str, now_ms: int) -> float:
+        taken = self._demand.chance(person, action, channel, now_ms) * self._demand.worth(person, action)
+        return taken - self._demand.cost(action, channel)
 
     def _had_a_choice(self, decision: Decision) -> bool:
         """Whether more actions qualified than there was room for, so that the policy mattered."""
         room = self._rooms.get(decision.placement or decision.trigger, 1)
-        return len(decision.explanation.contenders) > room - decision.rank
+        others = {each.action for each in decision.explanation.contenders} - {decision.action}
+        return len(others) > room - decision.rank
 
     def first_name(self, customer_id: str) -> str:
         """What to call a customer: by name once it is known, else by where they come from."""
@@ -163,7 +181,7 @@ class World:
     def _answer(self, contact: _Contact, random: Random) -> None:
         """Draw what comes of a contact and schedule it, by when the customer notices."""
         person, channel, at_ms = contact.person, contact.channel, contact.at_ms
-        takes = random.random() < self._demand.chance(person, contact.action, channel, at_ms)
+        takes = random.random() < self._demand.chance(contact.then, contact.action, channel, contact.then_ms)
         tired = person.tiredness(at_ms)
         asked = contact.decision.trigger == REQUEST
         if not asked:
@@ -214,7 +232,10 @@ class World:
         }
         if worth is not None:
             body["value"] = worth
-        self._said.append(Message(self.now_ms, "outcomes", decision.customer_id, body["outcomeId"], _encode(body)))
+        said = Message(
+            self.now_ms, "outcomes", decision.customer_id, body["outcomeId"], _encode(body), decision.decision_id
+        )
+        self._said.append(said)
 
     # --- Customers ---
 
@@ -240,7 +261,7 @@ class World:
             self._change_mind(person, device)
 
     def _browse(self, person: Person, device: Device) -> None:
-        """Look at some products of a category, perhaps put one into the basket, perhaps go on to buy."""
+        """Look at some products of a category, perhaps put one into the basket; then go on to buy, or back home."""
         random, at_ms, category = person.random, self.now_ms, person.favourite()
         for _ in range(random.choices((1, 2, 3, 5, 8), (3, 4, 4, 3, 1))[0]):
             at_ms += random.randint(15, 90) * SECOND_MS
@@ -250,6 +271,8 @@ class World:
                 self._at(at_ms + 10 * SECOND_MS, self._add, person, device, product)
         if random.random() < 0.4:
             self._at(at_ms + MINUTE_MS, self._check_out, person, device)
+        else:
+            self._at(at_ms + MINUTE_MS, self._ask, person, device)
 
     def _view(self, person: Person, device: Device, product: Product) -> None:
         person.looked_at = product
@@ -284,7 +307,8 @@ class World:
             "Order Completed",
             {**order, "category": dearest.category, "items": len(bought)},
         )
-        person.ordered_ms, person.basket = self.now_ms, [each for each in person.basket if each not in bought]
+        person.ordered_ms, person.bought = self.now_ms, dearest.category
+        person.basket = [each for each in person.basket if each not in bought]
         person.unhappy = person.unhappy or person.random.random() < 0.15
         if person.random.random() < 0.4:
             answered_ms = person.awake_at(self.now_ms + int(person.random.uniform(4, 30) * HOUR_MS))
@@ -303,12 +327,12 @@ class World:
         """A customer of old, as the shop's records have them: traits, consent, and two orders of the last weeks."""
         card = Device("store", f"card-{person.number}", known=True, weight=0.0)
         self._identify(person, card)
-        for days in sorted((person.random.uniform(20, 40), person.random.uniform(60, 300)), reverse=True):
+        for days in sorted((person.random.uniform(20, 80), person.random.uniform(90, 300)), reverse=True):
             dearest = {"category": person.usual_category, "items": 1, "total": person.usual_order}
             at_ms = self.now_ms - int(days * DAY_MS)
             order = {"order_id": self._id(person), **dearest}
             self._say(person, card, "track", "Order Completed", order, at_ms=at_ms)
-            person.ordered_ms = at_ms
+            person.ordered_ms, person.bought = at_ms, person.usual_category
 
     def _log_in(self, person: Person, device: Device) -> None:
         """The device turns out to be this person's; whoever is new signs up with it."""
@@ -346,7 +370,11 @@ class World:
         """The touchpoint asks for something to show."""
         slots = [each for each in self._slots.get(device.channel, []) if person.basket or "cart" not in each]
         if slots:
-            properties = {"requestId": self._id(person), "channel": device.channel, "placement": slots}
+            request_id = self._id(person)
+            self._asked[request_id] = copy.copy(person), self.now_ms
+            if len(self._asked) > MOST_ASKED:
+                del self._asked[next(iter(self._asked))]
+            properties = {"requestId": request_id, "channel": device.channel, "placement": slots}
             self._say(person, device, "track", REQUEST_EVENT, properties)
 
     def _say(
@@ -377,13 +405,15 @@ class World:
 
 
 class _Contact(NamedTuple):
-    """A decision on its way to a customer."""
+    """A decision on its way to a customer. `then`: the person as it was at `then_ms`, when it was asked for."""
 
     decision: Decision
     person: Person
     action: str
     channel: str
     at_ms: int
+    then: Person
+    then_ms: int
 
 
 # --- Small change ---

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from agents.demo.demand import Earnings
 from engine.decision import Decision
 from engine.funnel import REQUEST
 
 MAX_REMEMBERED = 50_000
 """Signals waiting for their decisions, and decisions known by their ids; older ones are forgotten."""
 PACE_SECONDS = 3.0
+POLICIES = ("engine", "random", "oracle")
+"""Who is compared: see `agents.demo.rivals`."""
 CURVE_STEP = 25
-CURVE_SPAN = 400
+CURVE_SPAN = 500
 CURVE_START = 100
 NOTHING = "(nothing qualified)"
 CONTROL = "(held out)"
@@ -75,6 +78,8 @@ class Curve:
 
     def __init__(self) -> None:
         self.points: list[float] = []
+        self.first: float | None = None
+        """The first point over all of `CURVE_SPAN` choices."""
         self._marks: deque[tuple[int, float]] = deque([(0, 0.0)], maxlen=CURVE_SPAN // CURVE_STEP + 1)
 
     def note(self, choices: int, reward: float) -> None:
@@ -84,6 +89,8 @@ class Curve:
             made, earned = self._marks[0]
             if choices - made >= CURVE_START:
                 self.points.append(1_000 * (reward - earned) / (choices - made))
+                if self.first is None and choices - made >= CURVE_SPAN:
+                    self.first = self.points[-1]
 
 
 class Tally:
@@ -101,7 +108,7 @@ class Tally:
         self.reasons: dict[str, Counter[str]] = {}
         self.latencies = Latencies()
         self.signal_pace, self.decision_pace = Pace(), Pace()
-        self.engine, self.chance = Curve(), Curve()
+        self.curves = {each: Curve() for each in POLICIES}
         self._waiting = frozenset(waiting)
         self._sent: dict[str, float] = {}
         self._read: dict[str, int] = {}
@@ -110,7 +117,7 @@ class Tally:
         """A signal is about to be published; `now` in seconds, of a clock that only goes forward."""
         self.signals += 1
         self._sent[message_id] = now
-        _shorten(self._sent)
+        shorten(self._sent)
 
     def read_decision(self, decision: Decision, now: float, value: bytes = b"") -> bool:
         """A decision was read, as these bytes; False when its id was read before, which is only counted."""
@@ -120,7 +127,7 @@ class Tally:
             self.contradicted += known != content
             return False
         self._read[decision.decision_id] = content
-        _shorten(self._read)
+        shorten(self._read)
         self.decisions += 1
         self.by_action[label_of(decision), decision.channel or "-"] += 1
         sent = self._sent.get(decision.signal_id)
@@ -131,13 +138,23 @@ class Tally:
             self.reasons.setdefault(rejection.stage, Counter())[kind_of_reason(rejection.reason)] += 1
         return True
 
+    def reject(self) -> None:
+        """A record was rejected."""
+        self.rejects += 1
+
+    def note_earned(self, earned: Mapping[str, Earnings]) -> None:
+        """Note what each policy has earned by this moment, for the curves."""
+        for name, each in earned.items():
+            self.curves[name].note(each.choices, each.expected)
+
     def mark(self, now: float) -> None:
         """Note the counts of this moment, for the paces."""
         self.signal_pace.mark(now, self.signals)
         self.decision_pace.mark(now, self.decisions)
 
 
-def _shorten(remembered: dict[str, Any]) -> None:
+def shorten(remembered: dict[str, Any]) -> None:
+    """Forget the oldest when there are more than `MAX_REMEMBERED`."""
     if len(remembered) > MAX_REMEMBERED:
         del remembered[next(iter(remembered))]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 
 import msgspec
@@ -12,19 +12,22 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from agents.demo.chart import Line, plot
 from agents.demo.demand import Earnings
-from agents.demo.tally import NOTHING, Latencies, Tally
+from agents.demo.lessons import Lessons
+from agents.demo.tally import CURVE_SPAN, NOTHING, POLICIES, Latencies, Tally
 from agents.demo.words import Narrator
 from engine.decision import Decision
+from models.snapshot import Snapshot
 
-TITLE, FIGURE, ENGINE, CHANCE = "bold magenta", "bold cyan", "bold green", "yellow"
-TALL = 32
-"""From how many lines on there is room for charts and longer explanations."""
+TITLE, FIGURE = "bold magenta", "bold cyan"
+STYLES = {"engine": "bold green", "random": "yellow", "oracle": "bold blue"}
+TALL, WIDE = 32, 130
+"""From how many lines on there is room for longer explanations, and from how many columns for all figures."""
 NEXT_STEPS = (
     "`batuta init my-shop` writes this configuration to a directory; `batuta up my-shop` runs it on your Kafka."
 )
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_LABEL_WIDTH = 10
+_LEGEND_WIDTH = 18
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -61,8 +64,16 @@ def is_live(console: Console) -> bool:
 class Frame:
     """The whole screen at one moment, fitted to whatever size the terminal has. `shown`: the decision explained."""
 
-    def __init__(self, tally: Tally, scene: Scene, moment: Moment, narrator: Narrator, shown: Decision | None) -> None:
-        self._tally, self._scene, self._moment = tally, scene, moment
+    def __init__(
+        self,
+        tally: Tally,
+        lessons: Lessons,
+        scene: Scene,
+        moment: Moment,
+        narrator: Narrator,
+        shown: Decision | None,
+    ) -> None:
+        self._tally, self._lessons, self._scene, self._moment = tally, lessons, scene, moment
         self._narrator, self._shown = narrator, shown
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -71,12 +82,13 @@ class Frame:
         yield _heading(self._scene, self._moment)
         yield Text()
         yield _figures(self._tally)
-        yield Text()
-        yield _lists(self._tally, max(2, height - (27 if tall else 17)))
+        models = _models(self._lessons, brief=options.max_width < WIDE)
+        yield Text(models, "dim", no_wrap=True, overflow="ellipsis")
+        yield _lists(self._tally, max(2, height - (28 if tall else 18)))
         yield _rule("One decision in words", options)
         yield self._explained(options.max_width, 5 if tall else 2)
-        yield _rule("Expected reward of 1,000 choices, in euros", options)
-        yield from _curves(self._tally, options, 4 if tall else 1)
+        yield _rule(f"Expected reward of 1,000 choices, in euros; the last {CURVE_SPAN}", options)
+        yield from _curves(self._tally, options, 9 if tall else 3)
 
     def _explained(self, width: int, lines: int) -> RenderableType:
         """What, why, and in up to so many lines why nothing else; always as high."""
@@ -175,50 +187,62 @@ def _rule(title: str, options: ConsoleOptions) -> RenderableType:
     return Rule(Text(title, TITLE), align="left", characters=characters, style="dim")
 
 
-# --- The curve ---
+# --- What was learned, and what it brought ---
+
+
+def _models(lessons: Lessons, *, brief: bool) -> str:
+    """What each model has learned, how good it was before it had, and how fast that reaches the workers."""
+    if not lessons.snapshots:
+        return "models: nothing learned yet"
+    after = lessons.latencies.quantile(0.5)
+    known = [f"{name} {_known(each, brief=brief)}" for name, each in sorted(lessons.snapshots.items())]
+    return f"models: {'; '.join(known)}" + (f"; after {_duration(after)}" if after is not None else "")
+
+
+def _known(snapshot: Snapshot, *, brief: bool = False) -> str:
+    health = snapshot.health
+    said = [f"{snapshot.examples:,} examples"]
+    if "logloss" in health and not brief:
+        said.append(f"log loss {health['logloss']:.2f} (base {health['base_logloss']:.2f})")
+    if "auc" in health:
+        said.append(f"AUC {health['auc']:.2f}")
+    return ", ".join(said) + (", tripped" if snapshot.status == "tripped" else "")
+
+
+def _lesson_time(latencies: Latencies) -> str:
+    return f"p50 {_duration(latencies.quantile(0.5))}, p95 {_duration(latencies.quantile(0.95))}"
 
 
 def _curves(tally: Tally, options: ConsoleOptions, height: int) -> Iterator[RenderableType]:
-    top = max([0.0, *tally.engine.points, *tally.chance.points])
-    for name, style, curve in (("engine", ENGINE, tally.engine), ("random", CHANCE, tally.chance)):
-        width = options.max_width - _LABEL_WIDTH - 8
-        drawn = [""] if options.ascii_only else chart(curve.points, width, height, top)
-        latest = f"{curve.points[-1]:,.0f}" if curve.points else ""
-        for number, line in enumerate(drawn):
-            last = number == len(drawn) - 1
-            label, figure = (name, latest) if last else ("", "")
-            yield Text(f"{label:<{_LABEL_WIDTH}}{figure:>6}  {line}", style, no_wrap=True)
-
-
-def chart(points: Sequence[float], width: int, height: int, top: float) -> list[str]:
-    """A bar chart from 0 to `top`, in `height` lines of at most `width` bars, later points to the right."""
-    bars = _squeezed(points, width)
-    levels = [0 if top <= 0 else round(max(0.0, each) / top * height * 8) for each in bars]
-    return ["".join(_cell(level - 8 * row) for level in levels) for row in reversed(range(height))]
-
-
-def _cell(level: int) -> str:
-    return " " if level <= 0 else _BLOCKS[min(level, 8) - 1]
-
-
-def _squeezed(points: Sequence[float], width: int) -> list[float]:
-    """At most `width` points, each the mean of as many neighbours."""
-    per = max(1, -(-len(points) // max(1, width)))
-    return [sum(points[at : at + per]) / len(points[at : at + per]) for at in range(0, len(points), per)]
+    """The policies' curves in one plot, each one's name and latest figure before it."""
+    curves = [tally.curves[each].points for each in POLICIES]
+    width = options.max_width - _LEGEND_WIDTH
+    drawn: Sequence[Line] = [[]] * height if options.ascii_only else plot(curves, width, height)
+    for row, line in enumerate(drawn):
+        name = POLICIES[row] if row < len(POLICIES) else ""
+        points = tally.curves[name].points if name else ()
+        figure = f"{points[-1]:,.0f}" if points else ""
+        text = Text(no_wrap=True)
+        text.append(f"{name:<8}{figure:>8}  ", STYLES.get(name, ""))
+        for cell, owner in line:
+            text.append(cell, None if owner is None else STYLES[POLICIES[owner]])
+        yield text
 
 
 # --- Plain lines ---
 
 
-def plain_line(tally: Tally, moment: Moment) -> str:
+def plain_line(tally: Tally, lessons: Lessons, moment: Moment) -> str:
     """One line for logs and pipes."""
     quantiles = "  ".join(f"{name} {value}" for name, value in _quantiles(tally.latencies).items())
-    curves = (("engine", tally.engine), ("random", tally.chance))
+    curves = tally.curves.items()
     reward = ", ".join(f"{name} {curve.points[-1]:,.0f}" for name, curve in curves if curve.points)
+    examples = sum(each.examples for each in lessons.snapshots.values())
     return (
         f"{_clock(moment.elapsed)}  {moment.shop_time}  "
         f"{tally.signals:,} signals ({tally.signal_pace.per_second:,.0f}/s)  "
         f"{tally.decisions:,} decisions ({tally.decision_pace.per_second:,.0f}/s)  {quantiles}"
+        + (f"  {examples:,} examples learned" if examples else "")
         + (f"  1,000 choices: {reward}" if reward else "")
     )
 
@@ -227,24 +251,23 @@ def plain_line(tally: Tally, moment: Moment) -> str:
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What the simulated world saw: rewards under the engine and under chance, and messages against consent."""
+    """What the simulated worlds saw: rewards under each policy, and the engine's messages against consent."""
 
-    engine: Earnings
-    chance: Earnings
+    earned: Mapping[str, Earnings]
     breaches: int
 
 
-def summary(tally: Tally, scene: Scene, moment: Moment, result: Result) -> RenderableType:
+def summary(tally: Tally, lessons: Lessons, scene: Scene, moment: Moment, result: Result) -> RenderableType:
     """The whole run in numbers."""
     table = Table(title="Summary", box=None, show_header=False, title_justify="left", title_style=TITLE)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    for name, value in summary_rows(tally, scene, moment, result):
+    for name, value in summary_rows(tally, lessons, scene, moment, result):
         table.add_row(name, value)
     return Group(table, Text(), Text.assemble(("Next: ", TITLE), NEXT_STEPS))
 
 
-def summary_rows(tally: Tally, scene: Scene, moment: Moment, result: Result) -> list[tuple[str, str]]:
+def summary_rows(tally: Tally, lessons: Lessons, scene: Scene, moment: Moment, result: Result) -> list[tuple[str, str]]:
     """Name and value of each line of the summary."""
     seconds = max(moment.elapsed, 1e-9)
     shop = _span(int(moment.elapsed * scene.speed))
@@ -257,9 +280,12 @@ def summary_rows(tally: Tally, scene: Scene, moment: Moment, result: Result) -> 
         ("mostly", _mostly(tally)),
         ("latency", f"{_latency(tally.latencies)}{whose}"),
         ("left out", ", ".join(f"{count:,} by {stage}" for stage, count in tally.by_stage.most_common()) or "nothing"),
-        ("outcomes", f"{tally.outcomes:,}, which earned {result.engine.realised:,.0f} euros so far"),
+        ("outcomes", f"{tally.outcomes:,}, which earned {result.earned['engine'].realised:,.0f} euros so far"),
         ("consent", f"{result.breaches:,} messages to customers who had said no"),
         ("choices", _choices(result)),
+        ("learning", _learning(tally)),
+        *((name, f"{each.version}: {_known(each)}") for name, each in sorted(lessons.snapshots.items())),
+        ("learned", _learned(lessons)),
     ]
 
 
@@ -272,12 +298,39 @@ def _latency(latencies: Latencies) -> str:
 
 def _choices(result: Result) -> str:
     """What choosing was worth, where there was a choice."""
-    engine, chance = result.engine, result.chance
-    if engine.choices < 2 or chance.choices < 2:
-        return "too few to compare with a random policy"
-    worth = [f"{each.per_thousand():,.0f} ± {2 * each.error_per_thousand():,.0f}" for each in (engine, chance)]
-    ratio = f", {engine.per_thousand() / chance.per_thousand():.2f} times as much" if chance.expected > 0 else ""
-    return f"1,000 of the engine's are worth {worth[0]} euros, of a random policy's {worth[1]}{ratio}"
+    if any(each.choices < 2 for each in result.earned.values()):
+        return "too few to compare policies"
+    worth = {
+        name: f"{each.per_thousand():,.0f} ± {2 * each.error_per_thousand():,.0f}"
+        for name, each in result.earned.items()
+    }
+    return (
+        f"1,000 of the engine's are worth {worth['engine']} euros, of a random policy's {worth['random']}, of an "
+        f"oracle's {worth['oracle']}, which knows what every customer would do"
+    )
+
+
+def _learning(tally: Tally) -> str:
+    """How far the engine came from the random policy to the oracle, in the first and the last choices of each."""
+    curves = [tally.curves[each] for each in POLICIES]
+    first = [each.first for each in curves if each.first is not None]
+    if len(first) < len(curves):
+        return "too short to tell"
+    last = [each.points[-1] for each in curves]
+    return (
+        f"from {first[0]:,.0f} euros in the first {CURVE_SPAN} choices to {last[0]:,.0f} in the last; "
+        f"from {_progress(*first)} to {_progress(*last)} of the way from random to oracle"
+    )
+
+
+def _progress(engine: float, random: float, oracle: float) -> str:
+    return f"{(engine - random) / (oracle - random):.0%}" if oracle > random else "?"
+
+
+def _learned(lessons: Lessons) -> str:
+    if not lessons.latencies.count:
+        return "nothing to measure"
+    return f"{_lesson_time(lessons.latencies)} from sending an outcome to reading a model that has learned from it"
 
 
 def _repeated(tally: Tally) -> str:

@@ -1,9 +1,10 @@
 """The demo's worker: the one users run, living on a fast clock.
 
 A journey that waits an hour, or a cap of two e-mails a week, cannot be watched in two minutes. So in the demo a
-second lasts as long as `FastClock.speed` seconds of the shop. Time is an argument of the engine, and this is where
-it is given another: `fast_engine` translates the broker's timestamps on the way in and due times on the way out.
-All else (Kafka, the worker, its timers, its metrics) keeps real time, and latencies are measured in it.
+second lasts as long as `FastClock.speed` seconds of the shop. Time is an argument of the engine, and this is where it
+is given another: `fast_engine` translates the broker's timestamps on the way in, and on the way out due times and the
+times of examples. All else (Kafka, the worker, its timers, its metrics, the learner) keeps real time, and latencies
+are measured in it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ import msgspec
 
 from agents import topics
 from agents.decisioning import engine_of
+from agents.learner_process import run_learner
 from agents.partitions import Engine
 from agents.settings import Settings
 from agents.tables import TableSpec
-from agents.worker import run_worker
+from agents.worker import Learning, run_worker
 from config import load_directory
+from engine import learning
 from engine.record import Effects, Output, Record
 from engine.repertoire import Repertoire
-from models.baseline import PriorScorer
+from models.scorer import ModelScorer
+
+LEARNER = "learner"
+"""The second argument of a process that is to learn; without it, it decides and has a learner beside it."""
 
 
 class FastClock(msgspec.Struct, frozen=True):
@@ -42,7 +48,7 @@ class FastClock(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """All that a demo's worker is told, as JSON in its one argument."""
+    """All that a demo's worker and its learner are told, as JSON in their first argument."""
 
     settings: Settings
     config_dir: str
@@ -66,9 +72,21 @@ def _dated(record: Record, timestamp_ms: int) -> Record:
 
 
 def _real(output: Output, clock: FastClock) -> Output:
+    if output.topic == learning.TOPIC:
+        return _real_example(output, clock)
     if output.timestamp_ms is None:
         return output
     return msgspec.structs.replace(output, timestamp_ms=clock.real(output.timestamp_ms))
+
+
+def _real_example(output: Output, clock: FastClock) -> Output:
+    """An example in real time, which its learner lives in; a window of hours is one of seconds there."""
+    example = learning.decode_example(output.value)
+    decided_ms = clock.real(example.decided_ms)
+    closes_ms = clock.real(example.decided_ms + example.window_ms)
+    at_ms, window_ms = clock.real(example.at_ms), closes_ms - decided_ms
+    dated = msgspec.structs.replace(example, decided_ms=decided_ms, at_ms=at_ms, window_ms=window_ms)
+    return learning.outputs_of([dated])[0]
 
 
 def _real_due(table: TableSpec, clock: FastClock) -> TableSpec:
@@ -88,14 +106,20 @@ def topics_of(repertoire: Repertoire) -> tuple[topics.Topic, ...]:
     return topics.needed(channel.id for channel in repertoire.channels.values() if channel.topic)
 
 
-def main(argument: str) -> int:
-    """Run the worker of an `Assignment`; returns its exit code."""
+def main(argument: str, role: str = "") -> int:
+    """Run the worker of an `Assignment`, or its learner; returns its exit code."""
     assignment = msgspec.json.decode(argument, type=Assignment)
+    settings = assignment.settings
     repertoire = load_directory(Path(assignment.config_dir))
-    repertoire = msgspec.structs.replace(repertoire, prefix=assignment.settings.prefix)
-    engine = fast_engine(engine_of(repertoire, PriorScorer(repertoire)), assignment.clock)
-    return run_worker(assignment.settings, engine, topics_of(repertoire), create_topics=True)
+    repertoire = msgspec.structs.replace(repertoire, prefix=settings.prefix)
+    if role == LEARNER:
+        return run_learner(settings, repertoire, topics_of(repertoire), lifeline=True)
+    scorer = ModelScorer(repertoire)
+    engine = fast_engine(engine_of(repertoire, scorer), assignment.clock)
+    command = [sys.executable, "-P", "-m", "agents.demo.worker", argument, LEARNER]
+    lessons = Learning(repertoire, scorer, command if repertoire.models else ())
+    return run_worker(settings, engine, topics_of(repertoire), create_topics=True, learning=lessons)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

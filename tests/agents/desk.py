@@ -28,7 +28,7 @@ class Desk:
         self.failures: list[str] = []
         quick = {"partitions": 1, "drain_seconds": 0.2, "commit_interval_seconds": 0.01, "stall_seconds": 0.3}
         settings = Settings(**{**quick, **given})
-        routes = Routes("batuta.", settings.partitions, topics.BY_CUSTOMER)
+        routes = Routes("batuta.", settings.partitions, topics.BY_KEY)
         self.ownership = Ownership(settings, counting_engine(), routes, Metrics(), self._fail)
 
     def _fail(self, what: str, error: BaseException) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from agents.metrics import COUNTERS, MAX_SERIES, MAX_STAGES, Histogram, Metrics, exposition
+from agents.metrics import COUNTERS, GAUGES, MAX_SERIES, MAX_STAGES, TOLD, Histogram, Metrics, exposition
 
 CONTRACT = {
     "batuta_signals": {"type", "result"},
@@ -19,13 +19,23 @@ CONTRACT = {
     "batuta_messages": {"kind", "result"},
     "batuta_suppressed": {"stage"},
     "batuta_learning_examples": {"model"},
+    "batuta_learning_results": {"model", "result"},
+    "batuta_model_snapshots": {"model", "result"},
+    "batuta_model_age_seconds": {"model"},
+    "batuta_model_examples": {"model"},
+    "batuta_model_tripped": {"model"},
+    "batuta_model_logloss": {"model"},
+    "batuta_model_base_logloss": {"model"},
+    "batuta_model_auc": {"model"},
+    "batuta_model_calibration_error": {"model"},
+    "batuta_model_drift": {"model"},
     "batuta_profiles": {"partition"},
     "batuta_timers_pending": {"partition"},
     "batuta_consumer_lag": {"topic", "partition"},
     "batuta_recovery_seconds": set(),
     "batuta_build_info": {"version", "python"},
 }
-"""Metric families the worker itself can fill; the learners' join with the learners."""
+"""Metric families of a worker."""
 
 
 def _gauges():
@@ -37,9 +47,15 @@ def _gauges():
     }
 
 
+def _models():
+    """What a feed tells: every gauge and counter of models."""
+    told = {name: labels for name, (_, labels) in {**GAUGES, **TOLD}.items() if "model" in labels}
+    return {name: {tuple(label[0] for label in labels): 0.25} for name, labels in told.items()}
+
+
 def test_scrape_shows_the_contract():
     """Every family of the contract is there by name and labels, and reads back with the values counted."""
-    metrics = Metrics(_gauges)
+    metrics = Metrics(_gauges, _models)
     for name, (_, labels) in COUNTERS.items():
         metrics.add({(name, *labels): 3})
     metrics.observe_decision(0.004)
@@ -51,6 +67,8 @@ def test_scrape_shows_the_contract():
         assert {key for sample in samples for key in sample.labels} - {"le"} == labels, name
     assert {sample.value for sample in families["batuta_signals"].samples} == {3.0}
     assert families["batuta_profiles"].samples[0].value == 5.0
+    (drift,) = families["batuta_model_drift"].samples
+    assert (drift.name, drift.value) == ("batuta_model_drift_total", 0.25)
 
 
 @given(st.lists(st.floats(-1, 100, allow_nan=False)))

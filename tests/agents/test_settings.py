@@ -43,3 +43,20 @@ def test_every_setting_says_what_it_is():
     for field in msgspec.structs.fields(Settings):
         assert properties[field.name]["description"]
         assert msgspec.convert(field.default, field.type) == field.default
+
+
+def test_the_key_is_shown_nowhere():
+    """Neither what is printed of the settings nor a complaint about a short key contains it."""
+    settings = read_settings({"BATUTA_MODEL_KEY": "correct horse battery staple"})
+    assert settings.signing_key == b"correct horse battery staple"
+    assert "horse" not in f"{settings!r} {settings}"
+    with pytest.raises(InvalidSettings, match="model_key has 5 characters; expected 16 or more") as caught:
+        read_settings({"BATUTA_MODEL_KEY": "horse"})
+    assert "horse" not in str(caught.value)
+
+
+def test_settings_pass_through_an_environment():
+    """Another process that is given them as variables has the same settings."""
+    settings = read_settings({}, group="g", idempotent=False, learner=False, model_key="correct horse battery staple")
+    assert read_settings(settings.environment()) == settings
+    assert Settings().signing_key is None

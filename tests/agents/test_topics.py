@@ -23,7 +23,7 @@ def test_table_is_the_contract():
     }
     compacted = {topic.role for topic in by_role.values() if topic.cleanup == "compact"}
     assert compacted == {*CHANGELOGS, "models", "config"}
-    assert {*topics.READ_IN_BATCHES, *CHANGELOGS, "decisions"} <= topics.BY_CUSTOMER
+    assert {*topics.READ_IN_BATCHES, *CHANGELOGS, "decisions"} <= topics.BY_KEY
 
 
 def test_channels_with_a_topic_of_their_own():
@@ -43,7 +43,7 @@ def test_channels_with_a_topic_of_their_own():
         (Topic("signals", "id"), 8, "compact", "cleanup.policy=compact, expected delete"),
         (Topic("signals", "id"), 8, "compact,delete", None),
         (Topic("signals", "id"), 8, None, None),
-        (Topic("rejects", "id", by_customer=False), 3, "delete", None),
+        (Topic("rejects", "id", by_key=False), 3, "delete", None),
     ],
 )
 def test_mismatch_says_what_to_do(topic, found, policy, said):

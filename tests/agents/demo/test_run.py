@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -22,16 +23,21 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agents.broker import BrokerKind, RunningBroker
+from agents.demo.chart import plot
 from agents.demo.demand import Earnings
-from agents.demo.tally import CURVE_SPAN, CURVE_START, Curve, Latencies, Pace, Tally, kind_of_reason
-from agents.demo.view import Frame, Moment, Result, Scene, chart, plain_line, summary, summary_rows
+from agents.demo.lessons import Lessons
+from agents.demo.tally import CURVE_SPAN, CURVE_START, POLICIES, Curve, Latencies, Pace, Tally, kind_of_reason
+from agents.demo.view import Frame, Moment, Result, Scene, plain_line, summary, summary_rows
 from agents.demo.words import SPOTLIGHT_SECONDS, Narrator, Spotlight
 from agents.demo.worker import FastClock, fast_engine
+from agents.model_topic import Standing
 from agents.partitions import Engine
 from agents.tables import TableSpec
 from engine.candidates import Rejection
 from engine.decision import Contender, Decision, Explanation, Score
+from engine.learning import Example, decode_example, outputs_of
 from engine.record import Effects, Output, Record
+from models.snapshot import Snapshot, encode
 
 MADRID = ZoneInfo("Europe/Madrid")
 SCENE = Scene("Broker: Apache Kafka, started for this run", False, 120.0, 3_600, 1_021)
@@ -64,7 +70,7 @@ def a_decision(**changes: object) -> Decision:
                 Rejection("reorder", "applicability", "action reorder: not true: aggregates.orders >= 1"),
                 Rejection("free-shipping", "contact-policy", "free-shipping-email: 2 of 2 since 2026-11-16 (week)"),
             ],
-            [Contender("cart-reminder", 4.1)],
+            [Contender("cart-reminder", 4.1, 0.0)],
         ),
         "models": {},
         "config": "",
@@ -74,6 +80,7 @@ def a_decision(**changes: object) -> Decision:
     return Decision(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+NOTHING_EARNED = Result({each: Earnings() for each in POLICIES}, 0)
 NARRATOR = Narrator({"free-shipping-push": "push", "free-shipping-email": "email"}, lambda _: "Ana")
 
 
@@ -108,6 +115,56 @@ def test_a_fast_engine_lives_in_the_shop_and_answers_in_real_time():
     assert engine.tables[0].due is not None
     assert engine.tables[0].due(b"") == 1_002_000
     assert engine.tables[1].due is None
+
+
+def an_example(**changes: object) -> Example:
+    """An offer that was taken."""
+    fields: dict[str, object] = {
+        "example_id": "d1:answered:x",
+        "model": "slots",
+        "stage": "answered",
+        "label": "positive",
+        "reward": 1.0,
+        "previous": 0.0,
+        "late": False,
+        "decision_id": "d1",
+        "customer_id": "customer-1",
+        "group": "cart",
+        "action": "free-shipping",
+        "treatment": "free-shipping-web",
+        "channel": "web",
+        "prior": 0.1,
+        "propensity": 0.1,
+        "version": None,
+        "probability": 1.0,
+        "schema": "s",
+        "features": (1.0, "coffee", None),
+        "action_schema": "a",
+        "action_features": (),
+        "decided_ms": 5_000_000,
+        "at_ms": 5_000_000,
+        "window_ms": 43_200_000,
+    }
+    return Example(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@given(CLOCKS, st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9))
+def test_examples_leave_a_fast_engine_in_real_time(clock, ahead_ms, waited_ms, window_ms):
+    """A learner finds them as old as they are, and in or after their window as they were; the rest is as it was."""
+    decided_ms = clock.shop_ms + ahead_ms
+    shop = an_example(decided_ms=decided_ms, at_ms=decided_ms + waited_ms, window_ms=window_ms)
+    effects = Effects(outputs=outputs_of([shop]))
+    engine = fast_engine(Engine(lambda _, __: effects, dict, []), clock)
+    [output] = engine.handle(Record("signals", 0, 0, clock.real_ms, b"c", b"{}"), None).outputs
+    real = decode_example(output.value)
+    assert output.key == b"slots"
+    assert real.decided_ms == clock.real(decided_ms)
+    assert abs((real.at_ms - real.decided_ms) * clock.speed - waited_ms) <= clock.speed
+    assert abs(real.window_ms * clock.speed - window_ms) <= clock.speed
+    if waited_ms >= window_ms:
+        assert real.at_ms >= real.decided_ms + real.window_ms
+    kept = {"decided_ms": decided_ms, "at_ms": shop.at_ms, "window_ms": window_ms}
+    assert msgspec.structs.replace(real, **kept) == shop
 
 
 # --- Sums ---
@@ -152,6 +209,8 @@ def test_the_curve_is_the_reward_of_the_last_choices(rewards):
         noted = made if len(curve.points) > before else noted
     span = min(CURVE_SPAN, noted)
     assert curve.points[-1] == pytest.approx(1_000 * statistics.fmean(rewards[noted - span : noted]), abs=1e-6)
+    assert (curve.first is None) == (noted < CURVE_SPAN)
+    assert curve.first is None or curve.first == pytest.approx(1_000 * statistics.fmean(rewards[:CURVE_SPAN]), abs=1e-6)
 
 
 def test_latency_is_measured_where_a_signal_decides_at_once():
@@ -183,25 +242,99 @@ def test_reasons_of_a_kind_are_counted_together():
     assert kind_of_reason("held out by holdout") == "held out by holdout"
 
 
+def a_version(examples: int, offset: int, key: bytes = b"slots") -> ConsumerRecord:
+    """A record of `batuta.models`: a model that has learned everything below an offset."""
+    snapshot = Snapshot(
+        model="slots",
+        version=f"linear.{examples}.x",
+        learner="bayesian-linear",
+        slots=(),
+        schema="s",
+        action_slots=(),
+        action_schema="a",
+        exported=b"",
+        pickled=False,
+        status="serving",
+        evidence={},
+        maturity={},
+        examples=examples,
+        at_ms=0,
+        health={"logloss": 0.4, "base_logloss": 0.5, "auc": 0.7},
+    )
+    return ConsumerRecord(key, encode(snapshot, None), Standing(1, 1, offset).headers())
+
+
+class ConsumerRecord(NamedTuple):
+    """What a consumer hands over, as far as it is looked at."""
+
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def test_a_lesson_lasts_until_a_version_includes_it():
+    """From the outcome to the first version that has learned its example, whichever of the two is read first."""
+    lessons = Lessons(["slots"])
+    lessons.send_outcome("d1", 10.0)
+    lessons.send_outcome("d2", 10.0)
+    [answer], [shown] = outputs_of([an_example()]), outputs_of([an_example(stage="exposed", label=None)])
+    lessons.read_example(6, shown.value, 10.1)
+    lessons.read_example(7, answer.value, 10.1)
+    lessons.read_version(a_version(7, 7), 10.2)
+    assert lessons.latencies.count == 0
+    lessons.read_version(a_version(8, 8), 10.3)
+    assert lessons.latencies.count == 1
+    assert lessons.latencies.longest == pytest.approx(0.3)
+    lessons.read_version(a_version(9, 9), 10.4)
+    lessons.read_example(8, outputs_of([an_example(decision_id="d2")])[0].value, 10.5)
+    assert lessons.latencies.count == 2
+    assert lessons.latencies.longest == pytest.approx(0.5)
+    assert lessons.snapshots["slots"].examples == 9
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        a_version(5, 5, key=b"slots#state"),
+        a_version(5, 5)._replace(value=b"damaged"),
+        a_version(5, 5)._replace(key=b"somebody-elses"),
+    ],
+)
+def test_what_is_no_version_is_passed_over(record):
+    """States, reports and damaged records say nothing of a model."""
+    lessons = Lessons(["slots"])
+    lessons.read_version(record, 1.0)
+    assert not lessons.snapshots
+
+
 def test_the_summary_adds_up():
     """Rates are totals over the time played, and choices are compared per 1,000."""
     tally = Tally()
     for number in range(610):
         tally.send_signal(f"s{number}", number / 10)
         tally.read_decision(a_decision(decision_id=f"d{number}", signal_id=f"s{number}"), number / 10 + 0.02)
-    rich, poor = Earnings(), Earnings()
-    for _ in range(10):
-        rich.choose(3.0)
-        poor.choose(2.0)
-    rows = dict(summary_rows(tally, SCENE, MOMENT, Result(rich, poor, 0)))
+    earned = {name: Earnings() for name in POLICIES}
+    for _ in range(2 * CURVE_SPAN):
+        for each, early, late in zip(POLICIES, (2.4, 2.0, 4.0), (3.5, 2.0, 4.0), strict=True):
+            earned[each].choose(early if earned[each].choices < CURVE_SPAN else late)
+        tally.note_earned(earned)
+    lessons = Lessons(["slots"])
+    lessons.read_version(a_version(1_200, 1_200), 1.0)
+    rows = dict(summary_rows(tally, lessons, SCENE, MOMENT, Result(earned, 0)))
     assert rows["played"] == "1:01, 2.5 days in a shop of 1,021 customers"
     assert rows["signals"] == "610, 10 a second; 0 rejected"
     assert rows["decisions"] == "610, 10 a second; 0 delivered again, 0 of them changed"
     assert rows["mostly"] == "free-shipping on push 610"
     assert rows["latency"] == "p50 20 ms, p95 20 ms, p99 20 ms from sending a signal to reading its decision, 610 times"
     assert rows["choices"] == (
-        "1,000 of the engine's are worth 3,000 ± 0 euros, of a random policy's 2,000 ± 0, 1.50 times as much"
+        "1,000 of the engine's are worth 2,950 ± 35 euros, of a random policy's 2,000 ± 0, of an oracle's 4,000 ± 0, "
+        "which knows what every customer would do"
     )
+    assert rows["learning"] == (
+        "from 2,400 euros in the first 500 choices to 3,500 in the last; from 20% to 75% of the way from random to "
+        "oracle"
+    )
+    assert rows["slots"] == "linear.1200.x: 1,200 examples, log loss 0.40 (base 0.50), AUC 0.70"
     assert rows["left out"] == "610 by applicability, 610 by contact-policy"
 
 
@@ -211,7 +344,7 @@ def test_the_embedded_brokers_latencies_are_called_its_own():
     tally.send_signal("s1", 0.0)
     tally.read_decision(a_decision(), 0.2)
     scene = msgspec.structs.replace(SCENE, embedded=True)
-    rows = dict(summary_rows(tally, scene, MOMENT, Result(Earnings(), Earnings(), 0)))
+    rows = dict(summary_rows(tally, Lessons([]), scene, MOMENT, NOTHING_EARNED))
     assert rows["latency"].endswith("these are the embedded broker's, not the engine's")
 
 
@@ -270,16 +403,23 @@ def _a_busy_tally() -> Tally:
         tally.send_signal(f"s{number}", number / 100)
         decision = a_decision(decision_id=f"d{number}", signal_id=f"s{number}", action=f"action-{number % 30}")
         tally.read_decision(decision, number / 100 + 0.01)
-        tally.engine.note(number * 10, number * 20.0)
-        tally.chance.note(number * 10, number * 15.0)
+        for name, reward in zip(POLICIES, (20.0, 15.0, 30.0), strict=True):
+            tally.curves[name].note(number * 10, number * reward)
         tally.mark(number / 100)
     return tally
+
+
+def _busy_lessons() -> Lessons:
+    lessons = Lessons(["slots"])
+    lessons.read_version(a_version(123_456, 7), 1.0)
+    lessons.latencies.observe(0.3)
+    return lessons
 
 
 def _drawn(width: int, height: int, tally: Tally, encoding: str = "utf-8") -> list[str]:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace", write_through=True)
     console = Console(file=file, width=width, height=height, force_terminal=False)
-    console.print(Frame(tally, SCENE, MOMENT, NARRATOR, a_decision()))
+    console.print(Frame(tally, _busy_lessons(), SCENE, MOMENT, NARRATOR, a_decision()))
     return file.buffer.getvalue().decode(encoding).splitlines()
 
 
@@ -298,17 +438,32 @@ def test_the_frame_can_be_drawn_in_ascii():
     """A terminal without line drawing gets hyphens and numbers instead of rules and charts."""
     text = "\n".join(_drawn(80, 24, _a_busy_tally(), "ascii"))
     assert "----" in text
-    assert "engine" in text
+    for name, figure in zip(POLICIES, ("2,000", "1,500", "3,000"), strict=True):
+        assert re.search(rf"{name} +{figure}", text)
+    assert "slots 123,456 examples" in text
 
 
-@given(st.lists(st.floats(-10, 100), max_size=200), st.integers(1, 60), st.integers(1, 8))
-def test_charts_fit(points, width, height):
-    """Any number of points is drawn in the room there is; the highest reaches the top."""
-    lines = chart(points, width, height, max([0.0, *points]))
-    assert len(lines) == height
-    assert max(map(len, lines)) <= width
-    if len(points) <= width and max([0.0, *points]) > 0:
-        assert "█" in lines[0]
+CURVES = st.lists(st.lists(st.floats(-10, 100), max_size=200), min_size=1, max_size=3)
+
+
+@given(CURVES, st.integers(1, 60), st.integers(1, 9))
+def test_plots_fit(curves, width, height):
+    """Any curves are drawn in the room there is, the highest of them up to the top."""
+    lines = plot(curves, width, height)
+    assert [len(line) for line in lines] == [width] * height
+    assert {owner for line in lines for _, owner in line} <= {None, *range(len(curves))}
+    if max(map(len, curves)) <= 2 * width and max((each for curve in curves for each in curve), default=0.0) > 0:
+        assert any(owner is not None for _, owner in lines[0])
+
+
+@given(st.integers(2, 40), st.integers(1, 9), st.floats(1, 100))
+def test_curves_are_drawn_on_one_scale(length, height, top):
+    """The higher of two curves is at the top, the other at its share of the height, each as its own."""
+    lines = plot([[top] * length, [0.0] * length], length, height)
+    cells = -(-length // 2)
+    assert [owner for _, owner in lines[0][:cells]] == [0] * cells
+    if height > 1:
+        assert [owner for _, owner in lines[-1][:cells]] == [1] * cells
 
 
 def test_plain_output_has_no_control_codes():
@@ -316,10 +471,11 @@ def test_plain_output_has_no_control_codes():
     file = io.StringIO()
     console = Console(file=file, width=80)
     tally = _a_busy_tally()
-    console.print(plain_line(tally, MOMENT), highlight=False, soft_wrap=True)
-    console.print(summary(tally, SCENE, MOMENT, Result(Earnings(), Earnings(), 0)))
+    console.print(plain_line(tally, _busy_lessons(), MOMENT), highlight=False, soft_wrap=True)
+    console.print(summary(tally, _busy_lessons(), SCENE, MOMENT, NOTHING_EARNED))
     assert "\x1b" not in file.getvalue()
     assert file.getvalue().startswith("1:01  Mon 09:00  300 signals (")
+    assert "123,456 examples learned  1,000 choices: engine 2,000, random 1,500, oracle 3,000" in file.getvalue()
 
 
 # --- The whole demo ---
@@ -370,6 +526,7 @@ def test_the_demo_plays_and_leaves_nothing_behind(tmp_path):
     assert _number(r"consent +(\d+) messages", said) == 0
     assert _number(r"([\d,]+) of them changed", said) == 0
     assert "p50 " in said
+    assert _number(r"([\d,]+) examples learned", said) > 0
     assert not _processes_of(str(tmp_path))
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.demo.demand import Earnings
+from agents.demo.demand import MARGIN, Earnings
 from agents.demo.population import CATALOGUE, DAY_MS, HOUR_MS, Person, person_of
 from agents.demo.simulation import CONSENT_GRACE_MS, SIGNALS_PER_DAY, Message, World, customers_for
 from config import load_directory
@@ -171,7 +172,7 @@ def test_people_differ_in_what_they_like():
     """The same offer has a different chance with everybody, and other people prefer other channels."""
     world = a_world()
     chances = [world.chance(each.user_id, "review-request", "email") for each in world.people]
-    assert statistics.stdev(chances) > 0.02
+    assert statistics.stdev(chances) > 0.2 * statistics.fmean(chances)
     prefers_push = [
         world.chance(each.user_id, "review-request", "push") > world.chance(each.user_id, "review-request", "email")
         for each in world.people
@@ -186,6 +187,63 @@ def test_nobody_takes_free_shipping_without_a_basket():
     assert world.expected_reward(person.user_id, "free-shipping", "web") < 0
     person.basket = [*CATALOGUE[:2]]
     assert world.expected_reward(person.user_id, "free-shipping", "web") > 0
+
+
+def test_people_in_the_same_circumstances_lean_the_same_way():
+    """What was bought or looked at last, the hour and the weekend change chances, for everybody by as much."""
+    world = a_world(12)
+
+    def log_odds(person: Person, now_ms: int = START_MS) -> float:
+        world.now_ms = now_ms
+        chance = world.chance(person.user_id, "bestsellers", "web")
+        return math.log(chance / (1 - chance))
+
+    changes: tuple[tuple[str, object], ...] = (("bought", "coffee"), ("looked_at", CATALOGUE[0]))
+    for trait, value in changes:
+        effects = []
+        for person in world.people:
+            before = log_odds(person)
+            setattr(person, trait, value)
+            effects.append(log_odds(person) - before)
+        assert effects == pytest.approx([effects[0]] * 12)
+        assert effects[0] != pytest.approx(0.0)
+    noon_ms = [START_MS // DAY_MS * DAY_MS + 12 * HOUR_MS - each.offset_ms for each in world.people]
+    for later_ms in (7 * HOUR_MS, 5 * DAY_MS):
+        effects = [
+            log_odds(each, at + later_ms) - log_odds(each, at) for each, at in zip(world.people, noon_ms, strict=True)
+        ]
+        assert effects == pytest.approx([effects[0]] * 12)
+        assert effects[0] != pytest.approx(0.0)
+
+
+def test_a_voucher_costs_something_when_it_is_used():
+    """Offering free shipping costs nothing, using it does."""
+    world = a_world()
+    person = world.people[0]
+    world.receive(a_decision("free-shipping", "web"), START_MS)
+    assert world.earned.realised == 0.0
+    person.basket = [*CATALOGUE[:2]]
+    chance, reward = (each(person.user_id, "free-shipping", "web") for each in (world.chance, world.expected_reward))
+    assert reward / chance == pytest.approx(MARGIN * sum(each.price for each in person.basket) - 1.2)
+
+
+def test_what_was_asked_for_is_seen_as_it_was_asked():
+    """However long its answer takes, a request is worth what it was worth at the time."""
+    world = a_world()
+    asked: list[str] = []
+    while not asked:
+        said = [msgspec.json.decode(each.value) for each in world.advance(world.now_ms + HOUR_MS)]
+        asked = [each["properties"]["requestId"] for each in said if each.get("event") == "Decision Requested"]
+    person = next(each for each in world.people if asked[-1].startswith(f"{each.seed}/"))
+    worth = []
+    for looked_at in (CATALOGUE[0], CATALOGUE[-1]):
+        person.looked_at = looked_at
+        before = world.earned.expected
+        changes = {"customer_id": person.user_id, "request_id": asked[-1], "placement": "home-hero"}
+        others = Explanation(2, [], [Contender("reorder", 1.0, 0.0)])
+        world.receive(a_decision("cross-sell", "web", explanation=others, **changes), world.now_ms + HOUR_MS)
+        worth.append(world.earned.expected - before)
+    assert worth[0] == pytest.approx(worth[1])
 
 
 def test_messages_tire():
@@ -224,10 +282,11 @@ def test_a_no_is_held_against_later_messages():
 
 def test_only_real_choices_count():
     """A decision counts as a choice when more actions qualified than there was room for."""
-    rivals = [Contender("reorder", 1.0), Contender("bestsellers", 0.5)]
+    rivals = [Contender("reorder", 1.0, 0.0), Contender("bestsellers", 0.5, 0.0)]
     cases = (
         ("home-hero", 1, rivals, 1),
         ("home-hero", 1, [], 0),
+        ("home-hero", 1, [Contender("welcome", 1.0, 0.0)], 0),
         ("app-inbox", 1, rivals, 0),
         ("app-inbox", 3, rivals, 1),
     )
