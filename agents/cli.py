@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, cast
 
 import msgspec
 import typer
@@ -30,6 +30,7 @@ from agents.topics import TopicsUnusable
 from config.faults import ConfigInvalid
 from config.load import check_directory, load_directory
 from config.schema import KINDS, schema_of
+from engine.apprentice import Apprentice, obstacles
 from engine.repertoire import Repertoire
 from engine.schemas import MESSAGES, message_schema
 from engine.scoring import Scorer
@@ -53,6 +54,13 @@ Bootstrap = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Kafka brokers; default $BATUTA_BOOTSTRAP or 127.0.0.1:9092.")
 ]
 Prefix = Annotated[str | None, typer.Option(help="Prefix of all topic names; default `batuta.`.")]
+
+
+class RewardKind(StrEnum):
+    """What a decision is judged by."""
+
+    taken = "taken"
+    value = "value"
 
 
 class Example(StrEnum):
@@ -83,6 +91,10 @@ def up(
         bool | None,
         typer.Option("--learner/--no-learner", help="Run a learner beside it; default: if there are models."),
     ] = None,
+    apprentice: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A second configuration that decides beside it, logged and not acted on."),
+    ] = None,
 ) -> None:
     """Run one worker. More of them with the same configuration share the work."""
     from agents.decisioning import engine_of  # noqa: PLC0415 - Faust takes a second to import
@@ -90,17 +102,22 @@ def up(
 
     repertoire = _load(config_dir)
     settings = _settings(repertoire, bootstrap=bootstrap, web_port=web_port, learner=learner)
+    second = None if apprentice is None else _apprentice(repertoire, apprentice)
     scorer: Scorer = PriorScorer(repertoire)
-    learning = None
+    needed, learning = _topics_of(repertoire), None
     if repertoire.models:
-        from models.scorer import ModelScorer  # noqa: PLC0415 - River takes a second to import
+        from models.scorer import ModelScorer, Together  # noqa: PLC0415 - River takes a second to import
 
         _require_learners(repertoire, settings)
-        scorer = target = ModelScorer(repertoire)
+        scorer = live = ModelScorer(repertoire)
+        both = second is not None and isinstance(second.scorer, ModelScorer)
+        target = Together(live, cast("ModelScorer", second.scorer)) if both and second is not None else live
         command = [sys.executable, "-m", "agents", "learn", str(config_dir), "--lifeline"]
         learning = Learning(repertoire, target, command if settings.learner else ())
-    engine = engine_of(repertoire, scorer)
-    raise typer.Exit(run_worker(settings, engine, _topics_of(repertoire), create_topics=True, learning=learning))
+    if second is not None:
+        needed = (*needed, topics.APPRENTICE)
+    engine = engine_of(repertoire, scorer, second)
+    raise typer.Exit(run_worker(settings, engine, needed, create_topics=True, learning=learning))
 
 
 @app.command()
@@ -174,6 +191,48 @@ def replay(
         f"{totals.signals} signals, {totals.outcomes} outcomes → {totals.decisions} decisions, {totals.rejects} rejects"
     )
     typer.echo(said, err=True)
+
+
+@app.command()
+def evaluate(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG...",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="JSONL files of decisions, outcomes and signals.",
+        ),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The configuration to judge; none: the log by itself.")
+    ] = None,
+    reward: Annotated[
+        RewardKind, typer.Option(help="taken: any positive outcome; value: what the positive ones were worth.")
+    ] = RewardKind.taken,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell what recorded decisions earned, and what a configuration would have earned in their place."""
+    from agents import proof  # noqa: PLC0415 - River takes a second to import
+
+    _tell(lambda: proof.evaluated(logs, config, reward.value, as_json=as_json))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", exists=True, help="A configuration, or a log of decisions.")],
+    b: Annotated[Path, typer.Argument(metavar="B", exists=True, help="What to compare it with, of the same sort.")],
+    signals: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Recorded signals and outcomes to play; for configurations."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell what B changes against A: how many decisions, for whom, their value, and who is left with no action."""
+    from agents import proof  # noqa: PLC0415 - River takes a second to import
+
+    _tell(lambda: proof.compared(a, b, signals or [], as_json=as_json))
 
 
 @app.command("topics")
@@ -254,6 +313,21 @@ def _settings(repertoire: Repertoire, **given: Any) -> Settings:
     return _read_settings(prefix=repertoire.prefix, partitions=repertoire.partitions, group=group, **given)
 
 
+def _apprentice(live: Repertoire, directory: Path) -> Apprentice:
+    """A second configuration to be asked beside the live one; exits with 1 when it cannot be."""
+    repertoire = _load(directory)
+    found = obstacles(live, repertoire)
+    for each in found:
+        _complain(f"{directory} cannot be an apprentice: {each}")
+    if found:
+        raise typer.Exit(WRONG)
+    if not repertoire.models:
+        return Apprentice(repertoire, PriorScorer(repertoire))
+    from models.scorer import ModelScorer  # noqa: PLC0415 - River takes a second to import
+
+    return Apprentice(repertoire, ModelScorer(repertoire))
+
+
 def _require_learners(repertoire: Repertoire, settings: Settings) -> None:
     """Exit with 1 and one line for each fault when the configured learners cannot be run."""
     from agents.learner import unusable  # noqa: PLC0415 - River takes a second to import
@@ -329,6 +403,15 @@ def _progress() -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def _tell(answer: Callable[[], str]) -> None:
+    """Print an answer; exits with 1 and one line when there is none."""
+    try:
+        typer.echo(answer())
+    except ValueError as error:
+        _complain(str(error))
+        raise typer.Exit(WRONG) from error
 
 
 def _complain(sentence: str) -> None:

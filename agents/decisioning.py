@@ -11,6 +11,7 @@ import msgspec
 
 from agents.partitions import Engine
 from agents.tables import Table, TableSpec
+from engine.apprentice import Apprentice
 from engine.budgets import Spending
 from engine.delivery import resume
 from engine.identity import BUDGET, Identity
@@ -65,15 +66,15 @@ MEASURED = 64
 """One record in so many has the stages of its handling measured."""
 
 
-def engine_of(repertoire: Repertoire, scorer: Scorer) -> Engine:
-    """What a worker runs for a configuration."""
+def engine_of(repertoire: Repertoire, scorer: Scorer, apprentice: Apprentice | None = None) -> Engine:
+    """What a worker runs for a configuration, with another one beside it that is only asked."""
     countdown = itertools.cycle(range(MEASURED))
 
     def handle_record(record: Record, state: PartitionState) -> Effects:
         if next(countdown):
-            return handle(record, state, repertoire, scorer)
+            return handle(record, state, repertoire, scorer, apprentice=apprentice)
         laps: list[tuple[str, float]] = []
-        effects = handle(record, state, repertoire, scorer, stopwatch(laps))
+        effects = handle(record, state, repertoire, scorer, stopwatch(laps), apprentice=apprentice)
         effects.laps = laps
         return effects
 

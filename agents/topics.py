@@ -20,6 +20,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from engine.apprentice import TOPIC
+
 DAY_MS = 86_400_000
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """Records that carry whole profiles may be larger than what brokers take by default (1 MiB)."""
@@ -90,6 +92,10 @@ class Inspection(msgspec.Struct, frozen=True):
 
 class TopicsUnusable(Exception):
     """Topics are missing or differ from what the engine needs; the text says what to do."""
+
+
+APPRENTICE = Topic(TOPIC, "canonical customer id", retention_ms=30 * DAY_MS)
+"""What an apprentice would decide; only needed beside one (see `engine.apprentice`)."""
 
 
 def needed(channels: Iterable[str] = ()) -> tuple[Topic, ...]:

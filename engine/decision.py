@@ -28,11 +28,11 @@ class Score(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Contender(msgspec.Struct, frozen=True):
-    """An action that lost, by how much, and the chance it had."""
+    """An action that lost, by how much, and the chance it had; None in decisions made before chances were told."""
 
     action: str
     priority: float
-    probability: float
+    probability: float | None = None
 
 
 MAX_REJECTED = 1_000

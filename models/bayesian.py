@@ -78,7 +78,8 @@ class BayesianLinear:
         straight[0] = intercept_precision
         decays = [1.0, *(0.5 ** (1 / each) for each in half_lives)]
         self._stacks = [Stack(straight, decay) for decay in decays]
-        self._waves = draw(len(slots), expansion, seed) if expansion and 0 < len(slots) <= WIDEST else None
+        self._seed, self._expansion = seed, expansion if 0 < len(slots) <= WIDEST else 0
+        self._waves = draw(len(slots), self._expansion, seed) if self._expansion else None
         if self._waves is not None:
             self._stacks.append(Stack(np.append(straight, np.full(expansion, precision)), 1.0))
         self._relatives = Stack(straight, 1.0)
@@ -209,6 +210,7 @@ class BayesianLinear:
                 "kind": self.kind,
                 "slots": self._slots,
                 "action_slots": self._action_slots,
+                "seed": self._seed,
                 "earned": self._earned,
                 "promised": self._promised,
                 "log_weights": self._log_weights.tolist(),
@@ -236,6 +238,8 @@ class BayesianLinear:
         own = [*self._slots, *("\0" + each for each in self._action_slots)]
         kept = np.array([then.index(each) if each in then else -1 for each in own], dtype=np.intp)
         columns = np.concatenate([[0], np.where(kept >= 0, kept + 1, -1)])
+        self._seed = told["seed"]
+        self._waves = draw(len(self._slots), self._expansion, self._seed) if self._expansion else None
         self._tree.load(told["tree"])
         self._times = {Arm(*name): times for name, times in told["times"]}
         self._scaling.load(told["scaling"], kept)

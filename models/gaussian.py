@@ -100,7 +100,10 @@ class Stack:
         }
 
     def load(self, state: dict[str, Any], rows: list[int], columns: Rows) -> None:
-        """Take over what was dumped: feature n of this stack is feature `columns[n]` of that, -1 for none."""
+        """Take over what was dumped: feature n of this stack is feature `columns[n]` of that, -1 for none.
+
+        What was learned of a feature that is not there is as if it had never been.
+        """
         self.error, self.evidence = state["error"], state["evidence"]
         known = np.flatnonzero(columns >= 0)
         then = columns[known]
@@ -113,5 +116,13 @@ class Stack:
             whole = np.zeros((width, width))
             whole[upper] = packed[place]
             whole[upper[1], upper[0]] = packed[place]
-            self.cov[row][np.ix_(known, known)] = whole[np.ix_(then, then)]
+            self.cov[row][np.ix_(known, known)] = _among(whole, then)
             self.pull[row][known], self.sums[row][known] = pull[place][then], sums[place][then]
+
+
+def _among(cov: Matrix, kept: Rows) -> Matrix:
+    """Covariance of these features had there been no other: those of the information, not those of the covariance."""
+    if len(kept) == len(cov):
+        return cov[np.ix_(kept, kept)]
+    found: Matrix = np.linalg.inv(np.linalg.inv(cov)[np.ix_(kept, kept)])
+    return found

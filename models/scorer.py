@@ -170,6 +170,27 @@ class ModelScorer:
         return Bound(rule.id, UNTRAINED, posterior, np.ones(len(covered.arms), dtype=np.float32), False, reach)
 
 
+class Together:
+    """One feed of models for the scorers of a configuration and of its apprentice, which gets what it can use."""
+
+    def __init__(self, live: ModelScorer, apprentice: ModelScorer) -> None:
+        self._live, self._apprentice = live, apprentice
+
+    def bind(self, snapshot: Snapshot) -> tuple[Bound, Bound | None]:
+        """Bind for both. Raises as the live scorer's `bind`."""
+        bound = self._live.bind(snapshot)
+        try:
+            return bound, self._apprentice.bind(snapshot)
+        except (KeyError, ValueError):
+            return bound, None
+
+    def swap(self, bound: tuple[Bound, Bound | None]) -> None:
+        """Score with these versions from the next decision on."""
+        self._live.swap(bound[0])
+        if bound[1] is not None:
+            self._apprentice.swap(bound[1])
+
+
 def reach_of(positives: int, settings: Exploration) -> float:
     """The share of customers a young action may be sent to (Pega, "maturity"; mission D3)."""
     if positives >= settings.ramp_positives:
