@@ -54,23 +54,30 @@ _answer = msgspec.json.Decoder(_Answer)
 
 
 def read_log(paths: Iterable[Path]) -> Log:
-    """Read JSONL files of decisions, outcomes and signals, in any mixture; each line is told by its fields."""
+    """Read JSONL files of decisions, outcomes and signals, in any mixture; each line is told by its fields.
+
+    What is none of them is counted, and among signals played as one all the same: those without a `messageId` are
+    named by their position.
+    """
     decisions: dict[str, Decision] = {}
     lines: dict[str, list[Line]] = {"signals": [], "outcomes": []}
     unreadable = 0
     for path in paths:
+        previous: str | None = None
         with path.open("rb") as file:
             for number, line in enumerate(file):
                 value = line.strip()
-                topic = _topic_of(value) if value else None
+                if not value:
+                    continue
+                topic = _topic_of(value)
+                unreadable += topic is None
+                previous = topic = previous if topic is None and previous == "signals" else topic
                 if topic == "decisions":
                     decision = _decision.decode(value)
                     decisions.setdefault(decision.decision_id, decision)
                 elif topic is not None:
                     known = lines[topic]
                     known.append(Line(line_ms(value, known[-1].timestamp_ms if known else 0), topic, number, value))
-                else:
-                    unreadable += bool(value)
     return Log(decisions, lines["signals"], lines["outcomes"], unreadable)
 
 

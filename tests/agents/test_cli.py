@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,46 @@ def test_nothing_chosen_is_explained_too():
     text = explain_decision(outputs[0].value)
     assert "Chosen: nothing" in text
     assert "nowhere" in text
+
+
+# --- Proof ---
+
+
+def test_a_log_is_evaluated_and_a_configuration_by_it(config: Path, signals: Path, tmp_path: Path):
+    """From files as `replay` writes them; text for people, JSON for programs, one line when something is missing."""
+    made = tmp_path / "decisions.jsonl"
+    batuta("replay", signals, "--config", config, "--decisions", made)
+    said = batuta("evaluate", made)
+    assert said.returncode == 0, said.stderr
+    assert "the log, all decisions" in said.stdout
+    beside = json.loads(batuta("evaluate", made, signals, "--config", config, "--json").stdout)
+    *_, report = beside["reports"].values()
+    assert report["overlap"]["mean_weight"] == pytest.approx(1.0)
+    lacking = batuta("evaluate", made, "--config", config)
+    assert lacking.returncode == 1
+    assert "signals of the log" in lacking.stderr
+    assert "Traceback" not in lacking.stderr
+
+
+def test_two_configurations_or_two_logs_are_compared(config: Path, signals: Path, tmp_path: Path):
+    """A configuration changes nothing against itself; the sorts must not be mixed, and signals are needed."""
+    made = tmp_path / "decisions.jsonl"
+    batuta("replay", signals, "--config", config, "--decisions", made)
+    assert batuta("compare", made, made).stdout.startswith("0 of ")
+    same = batuta("compare", config, config, "--signals", signals, "--json")
+    assert json.loads(same.stdout)["changed"] == 0
+    for arguments in ((made, config), (config, config), (signals, signals)):
+        refused = batuta("compare", *arguments)
+        assert refused.returncode == 1
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_an_apprentice_must_know_customers_by_the_same_facts(config: Path, tmp_path: Path):
+    """Other segments: refused before anything is connected, saying why."""
+    other = tmp_path / "other"
+    shutil.copytree(config, other)
+    segments = other / "segments.yaml"
+    segments.write_text(segments.read_text().replace(">= 2", ">= 3"))
+    result = batuta("up", config, "--apprentice", other)
+    assert result.returncode == 1
+    assert "cannot be an apprentice: aggregates and segments" in result.stderr

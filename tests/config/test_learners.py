@@ -62,7 +62,7 @@ def extremes(field: dict[str, Any]) -> Iterator[Any]:
     if "exclusiveMaximum" in field:
         yield field["exclusiveMaximum"] - 1e-6
     if "items" in field:
-        yield from ([each] * field["minItems"] for each in extremes(field["items"]))
+        yield from ([each] * field.get("minItems", 1) for each in extremes(field["items"]))
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS)

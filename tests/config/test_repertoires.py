@@ -73,7 +73,7 @@ def test_models_know_every_offer_and_bear_with_a_stranger(name: str) -> None:
     signal = Signal(message_id="m", type="track", time_ms=NOW_MS, event="Decision Requested")
     values = repertoire.features.read(context_of(nobody, signal, repertoire))
     assert 10 <= len(repertoire.features.features) <= 25
-    assert len(repertoire.features.vector(values)) == len(repertoire.features.slots) <= 64
+    assert len(repertoire.features.vector(values)) == len(repertoire.features.slots) <= 80
     assert None in values
 
 
