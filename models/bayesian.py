@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import msgspec
 import numpy as np
@@ -71,6 +71,16 @@ class BayesianLinear:
         patience: float = 3.0,
         max_arms: int = 2000,
     ) -> None:
+        if rule not in get_args(Rule) or min(half_lives, default=1) < 1 or not 0 < memory <= 1:
+            raise ValueError(
+                f"rule {rule!r} must be one of {get_args(Rule)}, half_lives {half_lives} 1 or more,"
+                f" memory {memory} in (0, 1]"
+            )
+        if min(precision, intercept_precision, starting_evidence) <= 0:
+            raise ValueError(
+                f"precision {precision}, intercept_precision {intercept_precision} and starting_evidence"
+                f" {starting_evidence} must be above 0"
+            )
         self._slots, self._action_slots = tuple(slots), tuple(action_slots)
         self._rule, self._exploration, self._memory = rule, exploration, memory
         self._tree, self._scaling = Tree(max_arms), Scaling(len(slots) + len(action_slots))
@@ -211,6 +221,7 @@ class BayesianLinear:
                 "slots": self._slots,
                 "action_slots": self._action_slots,
                 "seed": self._seed,
+                "waved": self._waves is not None,
                 "earned": self._earned,
                 "promised": self._promised,
                 "log_weights": self._log_weights.tolist(),
@@ -230,10 +241,12 @@ class BayesianLinear:
             raise ValueError(f"not the dump of a {self.kind} learner with these parameters: {error!r}") from error
 
     def _take(self, told: dict[str, Any]) -> None:
-        if told["kind"] != self.kind or len(told["stacks"]) != len(self._stacks):
-            raise ValueError(
-                f"kind {told['kind']!r} of {len(told['stacks'])} experts, expected {self.kind!r} of {len(self._stacks)}"
-            )
+        straight = len(self._stacks) - (self._waves is not None)
+        if told["kind"] != self.kind or len(told["stacks"]) - told["waved"] != straight:
+            raise ValueError(f"kind {told['kind']!r}, expected {self.kind!r} with as many half-lives")
+        experts = list(range(straight))
+        if self._waves is not None:
+            experts.append(straight if told["waved"] else 0)
         then = [*told["slots"], *("\0" + each for each in told["action_slots"])]
         own = [*self._slots, *("\0" + each for each in self._action_slots)]
         kept = np.array([then.index(each) if each in then else -1 for each in own], dtype=np.intp)
@@ -244,13 +257,13 @@ class BayesianLinear:
         self._times = {Arm(*name): times for name, times in told["times"]}
         self._scaling.load(told["scaling"], kept)
         self._earned, self._promised = told["earned"], told["promised"]
-        self._log_weights = np.array(told["log_weights"])
+        self._log_weights = np.array(told["log_weights"])[experts]
         rows = [self._tree.rows[each] for each in self._leaves()]
-        for stack, state in zip(self._stacks, told["stacks"], strict=True):
+        for stack, expert in zip(self._stacks, experts, strict=True):
             extra = len(stack.precision) - len(columns)
             same = tuple(told["slots"]) == self._slots
             waves = 1 + len(then) + np.arange(extra) if same else np.full(extra, -1)
-            stack.load(state, rows, np.concatenate([columns, waves]))
+            stack.load(told["stacks"][expert], rows, np.concatenate([columns, waves]))
         others = [row for node, row in self._tree.rows.items() if node not in self._times]
         self._relatives.load(told["relatives"], others, columns)
 

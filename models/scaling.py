@@ -13,7 +13,7 @@ LIMIT = 5.0
 """Scaled values are held within plus and minus this many standard deviations."""
 CONSTANT = 1e-9
 """A slot whose standard deviation is below this share of its size does not vary."""
-_NAMES = ("mean", "squares", "flags")
+_NAMES = ("seen", "mean", "squares", "flags")
 
 
 class Scaling:
@@ -24,7 +24,7 @@ class Scaling:
     """
 
     def __init__(self, size: int) -> None:
-        self.seen = 0
+        self.seen = np.zeros(size)
         self.mean = np.zeros(size)
         self.squares = np.zeros(size)
         self.flags = np.ones(size)
@@ -39,19 +39,18 @@ class Scaling:
 
     def in_force(self) -> tuple[Vector, Vector]:
         """Centre and one over the spread of each slot; 0 for one that does not vary."""
-        spread = np.sqrt(self.squares / max(self.seen, 1))
+        spread = np.sqrt(self.squares / np.maximum(self.seen, 1))
         varies = spread > CONSTANT * np.maximum(np.abs(self.mean), 1e-3)
         spread = np.maximum(spread, 0.5 * self.flags)
         return self.mean, np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
 
     def dump(self) -> dict[str, Any]:
         """Everything, as numbers."""
-        return {"seen": self.seen, **{name: getattr(self, name).tolist() for name in _NAMES}}
+        return {name: getattr(self, name).tolist() for name in _NAMES}
 
     def load(self, state: dict[str, Any], kept: npt.NDArray[np.intp]) -> None:
         """Take over what was dumped: slot n of this one is slot `kept[n]` of that, -1 for none."""
         known = kept >= 0
-        self.seen = state["seen"]
         for name in _NAMES:
             getattr(self, name)[known] = np.array(state[name], dtype=float)[kept[known]]
 

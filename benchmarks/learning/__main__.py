@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.learning import bandits, cdnow, cost, open_bandit
+from benchmarks.learning import bandits, cdnow, cost, latency, open_bandit
 from benchmarks.learning.bandits import Kind, Task
 from benchmarks.learning.peers import PeersMissing, require_packages
 from benchmarks.learning.simulator import DRIFTS
@@ -111,6 +111,7 @@ SECTIONS: Mapping[str, Callable[[Sizes], list[Row]]] = {
     "drifting": lambda sizes: _bandits("drifting", list(DRIFTS), sizes),
     "cdnow": _cdnow,
     "scoring": _scoring,
+    "latency": lambda sizes: _told(latency.measure(quick=sizes == QUICK)),
     "estimators": lambda _: _told(open_bandit.measure()),
 }
 """What is played, in order."""

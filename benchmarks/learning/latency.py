@@ -25,16 +25,16 @@ from confluent_kafka import Producer
 
 from agents.broker import MEASURED_JVM, KafkaBroker
 from agents.children import Children
-from agents.model_topic import decode_state, state_key
+from agents.model_topic import TrainingState, decode_state, state_key
 from agents.topics import MAX_RECORD_BYTES
 from benchmarks import workload
-from benchmarks.load import FLUSH_SECONDS, STALLED_SECONDS, LoadFailed, Reader, publish, publish_on_schedule
+from benchmarks.load import FLUSH_SECONDS, STALLED_SECONDS, LoadFailed, Reader, publish_on_schedule
 from benchmarks.results import Row, cores, percentile, row
 from benchmarks.stream import CUSTOMERS, PARTITIONS, WARM_UP, Bench, _create_topics, _stop, _wait_for
 from benchmarks.workload import Message
 from engine.learning import decode_example
 from engine.murmur import partition_of
-from models.snapshot import Refusal, decode
+from models.snapshot import Snapshot, decode
 
 Kind = Literal["on", "off", "none"]
 KINDS: tuple[Kind, ...] = ("on", "off", "none")
@@ -123,10 +123,12 @@ def measure(*, quick: bool) -> list[Row]:
 def run_leg(kind: Kind, prefix: str, sizes: Sizes, bench: Bench, taught: Taught) -> Leg:
     """One life of a worker on topics of its own. Raises `LoadFailed` when it ends, stalls or does not learn as told."""
     asyncio.run(_create_topics(bench.bootstrap, prefix))
-    publish(bench.bootstrap, f"{prefix}learning", taught.examples)
-    publish(bench.bootstrap, f"{prefix}models", taught.models)
-    begin = [*workload.introductions(CUSTOMERS), *workload.signals(WAITING, CUSTOMERS, "waiting")]
-    publish(bench.bootstrap, f"{prefix}signals", begin)
+    _put(bench.bootstrap, f"{prefix}learning", taught.examples)
+    _put(bench.bootstrap, f"{prefix}models", taught.models)
+    # Ids of decisions follow from those of signals, and what was learned once is not learned again.
+    run = "paced" if taught.examples else "school"
+    begin = [*workload.introductions(CUSTOMERS), *workload.signals(WAITING, CUSTOMERS, f"{run}-waiting")]
+    _put(bench.bootstrap, f"{prefix}signals", begin)
     name = f"{prefix}worker"
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -139,7 +141,7 @@ def run_leg(kind: Kind, prefix: str, sizes: Sizes, bench: Bench, taught: Taught)
         if kind == "on":
             _wait_for(len(taught.models) + 1, name, models, bench)
         reader.read(WAITING, monotonic() + STALLED_SECONDS)
-        leg = _keep_pace(name, prefix, reader, sizes, bench)
+        leg = _keep_pace(name, prefix, run, reader, sizes, bench)
         _stop(name, bench)
     if leg.versions != {"off": 1, "none": 0}.get(kind, max(2, leg.versions)):
         raise LoadFailed(f"{name}: {leg.versions} versions of the model decided, which is not learning {kind}")
@@ -152,60 +154,67 @@ def _command(kind: Kind, directory: str, prefix: str, bootstrap: str) -> list[st
     return ["env", f"BATUTA_GROUP={prefix}engine", sys.executable, *worker, *learner]
 
 
-def _keep_pace(name: str, prefix: str, reader: Reader, sizes: Sizes, bench: Bench) -> Leg:
+def _keep_pace(name: str, prefix: str, run: str, reader: Reader, sizes: Sizes, bench: Bench) -> Leg:
     count = sizes.rate * sizes.seconds
-    signals = workload.signals(count, CUSTOMERS, "paced")
+    signals, topic = workload.signals(count, CUSTOMERS, run), f"{prefix}signals"
     start = monotonic() + _LEAD_SECONDS
-    topic = f"{prefix}signals"
     late = bench.publisher.submit(publish_on_schedule, bench.bootstrap, topic, signals, start, float(sizes.rate))
-    answers = Answers(bench.bootstrap, f"{prefix}outcomes", int(sizes.rate * (sizes.seconds - UNANSWERED_SECONDS)))
     seen: list[Seen] = []
     versions: set[str] = set()
-    while len(seen) < count:
-        for each in reader.read(1, monotonic() + STALLED_SECONDS) or _stalled(name, len(seen), count, bench):
-            decision = _decisions.decode(each.value)
-            version = decision.models.get(MODEL, "")
-            versions.add(version)
-            seen.append(Seen(each.seen, int(decision.signal_id.rpartition("-")[2]), examples_of(version)))
-            answers.answer(decision, seen[-1].signal)
-    answers.flush()
+    published: dict[str, float] = {}
+    producer = _producer(bench.bootstrap)
+    while len(seen) < count and (answers := reader.read(1, monotonic() + STALLED_SECONDS)):
+        decision = _decisions.decode(answers[0].value)
+        signal, version = int(decision.signal_id.rpartition("-")[2]), decision.models.get(MODEL)
+        versions |= {version} if version else set()
+        seen.append(Seen(answers[0].seen, signal, examples_of(version or "")))
+        if signal < count - UNANSWERED_SECONDS * sizes.rate and (outcome := _outcome(decision, signal)) is not None:
+            published[decision.decision_id] = monotonic()
+            producer.produce(f"{prefix}outcomes", outcome.value, outcome.key)
+        producer.poll(0)
+    if len(seen) < count:
+        said = bench.children.last_words(name)
+        raise LoadFailed(f"{name} gave {len(seen)} of {count} decisions. It said: {said}")
+    _flush(producer)
     warm = int(WARM_UP * count)
     latencies_ms = sorted(1000 * (each.at - start - each.signal / sizes.rate) for each in seen if each.signal >= warm)
-    with closing(Reader(bench.bootstrap, f"{prefix}learning", PARTITIONS)) as log:
-        examples = [each.value for each in log.read(log.count(), monotonic() + STALLED_SECONDS)]
-    known = sorted(known_seconds(answers.published, learned_at(examples), seen))
+    learned = learned_at(_read(bench.bootstrap, f"{prefix}learning", PARTITIONS))
     late_ms = 1000 * percentile(sorted(late.result()[warm:]), 0.99)
-    return Leg(latencies_ms, known, len(versions - {""}), late_ms)
+    return Leg(latencies_ms, sorted(known_seconds(published, learned, seen)), len(versions), late_ms)
 
 
-def _stalled(name: str, there: int, count: int, bench: Bench) -> Any:
-    raise LoadFailed(f"{name} gave {there} of {count} decisions. It said: {bench.children.last_words(name)}")
+def _outcome(decision: _Decision, signal: int) -> Message | None:
+    """What a customer says to a decision; None for the others, and when there is nothing to say it to."""
+    if signal % ANSWERED or decision.action is None:
+        return None
+    ids = {"decisionId": decision.decision_id, "customerId": decision.customer_id}
+    said = "dismiss" if signal % (2 * ANSWERED) else "accept"
+    return Message(decision.customer_id.encode(), msgspec.json.encode({**ids, "type": said}))
 
 
-class Answers:
-    """Publishes outcomes to decisions. `published`: decision → when, in monotonic seconds. `last`: signal answered."""
+def _producer(bootstrap: str) -> Producer:
+    """A producer for what has no schedule, of any size."""
+    settings = {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0, "log_level": 2}
+    return Producer({**settings, "message.max.bytes": MAX_RECORD_BYTES})
 
-    def __init__(self, bootstrap: str, topic: str, last: int) -> None:
-        settings = {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0, "log_level": 3}
-        self._producer = Producer(settings)
-        self._topic, self._last = topic, last
-        self.published: dict[str, float] = {}
 
-    def answer(self, decision: _Decision, signal: int) -> None:
-        """Answer a decision if it is one of those that are."""
-        if signal % ANSWERED == 0 and signal < self._last and decision.action is not None:
-            outcome = "accept" if signal % (2 * ANSWERED) == 0 else "dismiss"
-            ids = {"decisionId": decision.decision_id, "customerId": decision.customer_id}
-            self.published[decision.decision_id] = monotonic()
-            self._producer.produce(
-                self._topic, msgspec.json.encode({**ids, "type": outcome}), decision.customer_id.encode()
-            )
-        self._producer.poll(0)
+def _put(bootstrap: str, topic: str, messages: Iterable[Message]) -> None:
+    producer = _producer(bootstrap)
+    for each in messages:
+        producer.produce(topic, each.value, each.key)
+    _flush(producer)
 
-    def flush(self) -> None:
-        """Wait until all are acknowledged."""
-        if self._producer.flush(FLUSH_SECONDS):
-            raise LoadFailed(f"outcomes were not acknowledged within {FLUSH_SECONDS:.0f} s")
+
+def _flush(producer: Producer) -> None:
+    left = producer.flush(FLUSH_SECONDS)
+    if left:
+        raise LoadFailed(f"{left} records were not acknowledged within {FLUSH_SECONDS:.0f} s")
+
+
+def _read(bootstrap: str, topic: str, partitions: int) -> list[bytes]:
+    """Everything in a topic; what has one key is in order."""
+    with closing(Reader(bootstrap, topic, partitions)) as reader:
+        return [each.value for each in reader.read(reader.count(), monotonic() + STALLED_SECONDS)]
 
 
 # --- What legs begin with ---
@@ -236,23 +245,16 @@ def write_config(directory: Path, prefix: str, *, models: bool) -> None:
 
 def taught_by(prefix: str, bootstrap: str) -> Taught:
     """What a leg left in its topics, to begin others with. Raises `LoadFailed` when it left no model."""
-    with (
-        closing(Reader(bootstrap, f"{prefix}learning", PARTITIONS)) as log,
-        closing(Reader(bootstrap, f"{prefix}models", 1)) as models,
-    ):
-        examples, kept = (each.read(each.count(), monotonic() + STALLED_SECONDS) for each in (log, models))
-    snapshots = [each.value for each in kept if not isinstance(decode(each.value, None), Refusal)]
-    states = [each.value for each in kept if _is_state(each.value)]
+    kept = _read(bootstrap, f"{prefix}models", 1)
+    place, most = partition_of(MODEL, PARTITIONS), MAX_RECORD_BYTES
+    snapshots = [each for each in kept if isinstance(decode(each, None), Snapshot)]
+    told = [(each, decode_state(each, None, MODEL, place, pickled=False, limit_bytes=most)) for each in kept]
+    states = [each for each, state in told if isinstance(state, TrainingState)]
     if not snapshots or not states:
         raise LoadFailed(f"{prefix}models has {len(snapshots)} snapshots and {len(states)} states of a model")
     key = MODEL.encode()
-    standing = (Message(key, snapshots[-1]), Message(state_key(MODEL), states[-1]))
-    return Taught([Message(key, each.value) for each in examples], standing)
-
-
-def _is_state(value: bytes) -> bool:
-    at = partition_of(MODEL, PARTITIONS)
-    return not isinstance(decode_state(value, None, MODEL, at, pickled=False, limit_bytes=MAX_RECORD_BYTES), Refusal)
+    examples = [Message(key, each) for each in _read(bootstrap, f"{prefix}learning", PARTITIONS)]
+    return Taught(examples, (Message(key, snapshots[-1]), Message(state_key(MODEL), states[-1])))
 
 
 # --- What it comes to ---
@@ -287,11 +289,14 @@ def rows(turns: Sequence[Mapping[Kind, Leg]], sizes: Sizes) -> Iterator[Row]:
     on = [turn["on"] for turn in turns]
     late = max(leg.late_ms for turn in turns for leg in turn.values())
     detail = (
-        f"{CANDIDATES} candidates, 15 features, one bayesian-linear model; {sizes.rate} signals/s for {sizes.seconds} s, "
-        f"every {ANSWERED}th decision answered; {len(turns)} turns on {cores()} cores: broker, worker, its learner "
+        f"{CANDIDATES} candidates, 15 features, one bayesian-linear model; {sizes.rate} signals/s for {sizes.seconds} "
+        f"s, every {ANSWERED}th decision answered; {len(turns)} turns on {cores()} cores: broker, worker, its learner "
         f"(on), publisher and reader"
     )
-    read = f"{detail}; from scheduled to read; off: as on, with a model nobody teaches; the publisher was {late:.1f} ms late (p99)"
+    read = (
+        f"{detail}; from scheduled to read; off: as on, by a model that stays as it is; "
+        f"the publisher itself was {late:.2f} ms late (p99, its worst leg)"
+    )
     for name, share, target in (("p99", 0.99, "<= 1.1"), ("p50", 0.5, "")):
         ms = {kind: [percentile(turn[kind].latencies_ms, share) for turn in turns] for kind in KINDS}
         ratios = [one / other for one, other in zip(ms["on"], ms["off"], strict=True)]

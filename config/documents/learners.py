@@ -18,37 +18,37 @@ Evidence = Annotated[Positive, Meta(description="Examples that what is expected 
 class BayesianLinear(Document, frozen=True, tag_field="kind", tag="bayesian-linear"):
     """The first choice: how features add up per offer, and how sure that is. A new offer starts from its relatives."""
 
-    link: Annotated[
-        Literal["identity", "logit"],
-        Meta(description="identity: features add to the reward itself; logit: to its log odds."),
-    ] = "identity"
     rule: Annotated[
         Literal["thompson", "ucb"],
         Meta(description="How doubt counts: thompson, as a spread to draw from; ucb, as a bonus (LinUCB)."),
     ] = "thompson"
-    exploration: Annotated[NotNegative, Meta(description="How much doubt counts; 0: not at all.")] = 1.0
+    exploration: Annotated[NotNegative, Meta(description="How much doubt counts; 0: not at all.")] = 0.25
     half_lives: Annotated[
-        tuple[NotNegative, ...],
+        tuple[Annotated[float, Meta(title="a number, 1 or more", ge=1)], ...],
         Meta(
-            description="After how many examples one weighs half, 0: never; of several, the best is found.",
-            title="a list of one to eight numbers, 0 or more",
-            min_length=1,
+            description="After how many examples of an offer one weighs half, where things change. One that forgets "
+            "nothing runs beside them, and who predicts best counts most.",
+            title="a list of at most eight numbers, 1 or more",
             max_length=8,
         ),
-    ] = (0, 2000, 300)
+    ] = (34,)
     expansion: Annotated[
         Annotated[int, Meta(title="a whole number from 0 to 1000", ge=0, le=1000)],
-        Meta(description="Random features for what is not a straight line; 0: none."),
+        Meta(description="Random waves for what is not a straight line, up to 64 slots of features; 0: none."),
     ] = 64
-    precision: Annotated[Positive, Meta(description="How firmly weights are held at 0 beforehand.")] = 1.0
+    precision: Annotated[Positive, Meta(description="How firmly weights are held at what similar offers taught.")] = 4.0
     intercept_precision: Annotated[Positive, Meta(description="The same for what no feature explains.")] = 1.0
-    wave_precision: Annotated[Positive, Meta(description="The same for random features.")] = 0.3
-    forgetting: Annotated[Fading, Meta(description="How slowly the comparison of half-lives fades.")] = 0.99
+    starting_evidence: Annotated[
+        Positive, Meta(description="Rewards that stated propensities are worth, before what comes corrects them.")
+    ] = 5.0
+    memory: Annotated[Fading, Meta(description="How slowly the comparison of half-lives fades; 1: never.")] = 0.995
+    patience: Annotated[
+        NotNegative, Meta(description="How much better, in log odds, one that forgets must predict to count as much.")
+    ] = 3.0
     max_arms: Annotated[
         Annotated[int, Meta(title="a whole number from 1 to 100000", ge=1, le=100_000)],
         Meta(description="Offers, actions and groups kept; those least used make room."),
     ] = 2000
-    scaled: Annotated[bool, Meta(description="Whether features are brought to one scale first.")] = True
 
 
 class Logistic(Document, frozen=True, tag_field="kind", tag="logistic"):
@@ -103,7 +103,7 @@ class AdaptiveTree(Document, frozen=True, tag_field="kind", tag="adaptive-tree")
     delta: Annotated[
         Annotated[float, Meta(title="a number between 0 and 1", gt=0, lt=1)],
         Meta(description="Chance of a wrong split."),
-    ] = 0.001
+    ] = 0.05
     max_depth: Annotated[
         Annotated[int, Meta(title="a whole number from 1 to 20", ge=1, le=20)], Meta(description="Levels at most.")
     ] = 6
