@@ -23,6 +23,8 @@ NEGLIGIBLE = 0.005
 """Experts below this weight are left out of what is predicted and served."""
 WIDEST = 64
 """Slots up to which waves are drawn: among more, straight lines have enough to go by."""
+STRANGERS = 100.0
+"""Observations of relatives by which half of what is known of them is believed of one of them that is not known."""
 RECENT = 256
 """Decisions of an arm whose times are kept, to tell how far one that is corrected has been forgotten."""
 
@@ -65,8 +67,8 @@ class BayesianLinear:
         half_lives: Sequence[float] = (34,),
         expansion: int = 64,
         precision: float = 4.0,
-        intercept_precision: float = 1.0,
-        starting_evidence: float = 5.0,
+        intercept_precision: float = 4.0,
+        starting_evidence: float = 2.0,
         memory: float = 0.995,
         patience: float = 3.0,
         max_arms: int = 2000,
@@ -162,8 +164,9 @@ class BayesianLinear:
         nearest = self._tree.nearest(arm)
         if nearest is None:
             return np.zeros(len(self._relatives.precision))
-        row, offset = self._tree.rows[nearest], self._offset(prior)
-        weights: Vector = self._relatives.cov[row] @ (self._relatives.pull[row] - offset * self._relatives.sums[row])
+        rows, offset, known = np.array([self._tree.rows[nearest]]), self._offset(prior), self._relatives
+        pull, sums = (_along(known, rows, each)[0] for each in (known.pull, known.sums))
+        weights: Vector = _trust(known, rows)[0] * (pull - offset * sums)
         return weights
 
     def _above(self, arm: Arm) -> Rows:
@@ -277,6 +280,7 @@ class BayesianLinear:
         waved = self._waves is not None and self._shares()[-1] > 0
         pulls, sums, covariances = self._collapsed(rows, waved=waved)
         others = np.array(list(above.values()), dtype=np.intp)
+        trust = _trust(self._relatives, others)
         center, inverse = self._scaling.in_force()
         told = Exported(
             format=FORMAT,
@@ -294,8 +298,8 @@ class BayesianLinear:
             sums=sums.tobytes(),
             covariances=pack(covariances).tobytes(),
             relatives=[(each.group, each.action, each.treatment) for each in above],
-            relative_pulls=_along(self._relatives, others, self._relatives.pull).tobytes(),
-            relative_sums=_along(self._relatives, others, self._relatives.sums).tobytes(),
+            relative_pulls=(trust * _along(self._relatives, others, self._relatives.pull)).tobytes(),
+            relative_sums=(trust * _along(self._relatives, others, self._relatives.sums)).tobytes(),
             variances=(self._stacks[0].noise / self._stacks[0].precision).tobytes(),
         )
         return encode(told)
@@ -325,6 +329,13 @@ class BayesianLinear:
     ) -> Posterior:
         """Bind what was exported to candidates; see `learner.Learner`."""
         return Bound(exported, slots, arms, action_x, priors)
+
+
+def _trust(relatives: Stack, rows: Rows) -> Matrix:
+    """How far a stranger is taken to be like its relatives: the further, the more of them was seen (rows by 1)."""
+    seen = relatives.sums[rows][:, :1]
+    trust: Matrix = seen / (seen + STRANGERS)
+    return trust
 
 
 def _along(stack: Stack, rows: Rows, vectors: Matrix) -> Matrix:

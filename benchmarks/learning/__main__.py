@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
     apart: int
 
 
-FULL, QUICK = Sizes(10, 2_000, 4_500, 1), Sizes(3, 250, 1_800, 12)
+FULL, QUICK = Sizes(10, 1_200, 3_000, 1), Sizes(3, 250, 1_800, 12)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -37,7 +37,7 @@ class BayesianLinear(Document, frozen=True, tag_field="kind", tag="bayesian-line
         Meta(description="Random waves for what is not a straight line, up to 64 slots of features; 0: none."),
     ] = 64
     precision: Annotated[Positive, Meta(description="How firmly weights are held at what similar offers taught.")] = 4.0
-    intercept_precision: Annotated[Positive, Meta(description="The same for what no feature explains.")] = 1.0
+    intercept_precision: Annotated[Positive, Meta(description="The same for what no feature explains.")] = 4.0
     starting_evidence: Annotated[
         Positive, Meta(description="Rewards that stated propensities are worth, before what comes corrects them.")
     ] = 5.0
