@@ -1,6 +1,6 @@
 """`python -m benchmarks.learning`: play everything, print the rows, write `learning.json` and `learning.md`.
 
-With sections named, only those run and nothing is written. `QUICK=1` in the environment: a form of a few minutes.
+With sections named, only those run and replace their rows in the report. `QUICK=1` in the environment: a form of a few minutes.
 Exit code 1 when data or a peer is missing, 2 for a section nobody knows.
 """
 
@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from benchmarks.learning import bandits, cdnow, cost, latency, open_bandit
 from benchmarks.learning.bandits import Kind, Task
 from benchmarks.learning.peers import PeersMissing, require_packages
 from benchmarks.learning.simulator import DRIFTS
 from benchmarks.learning.streams import STREAMS, read_csv
-from benchmarks.results import Row, begin, complete, figure, write
+from benchmarks.results import DIRECTORY, Row, begin, complete, figure, write
 
 DONE, WRONG, USAGE = 0, 1, 2
 
@@ -50,11 +52,20 @@ def main(arguments: Sequence[str]) -> int:
             rows += SECTIONS[name](sizes)
     except (PeersMissing, subprocess.CalledProcessError) as error:
         return _complain(WRONG, str(error))
-    if not arguments:
-        write(complete(report, rows), "learning")
+    write(complete(report, _beside(rows) if arguments else rows), "learning")
     missed = [each.metric for each in rows if not each.met]
     print(f"{len(missed)} targets missed: {', '.join(missed)}" if missed else "every target met")
     return DONE
+
+
+def _beside(rows: list[Row]) -> list[Row]:
+    """These rows and those of the report that belong to other sections, as they were measured."""
+    path = DIRECTORY / "learning.json"
+    if not path.exists():
+        return rows
+    replaced = {each.metric.partition(".")[0] for each in rows}
+    known = msgspec.convert(msgspec.json.decode(path.read_bytes())["rows"], list[Row])
+    return [*(each for each in known if each.metric.partition(".")[0] not in replaced), *rows]
 
 
 def _own(paths: Sequence[str]) -> int:

@@ -40,7 +40,7 @@ class BayesianLinear(Document, frozen=True, tag_field="kind", tag="bayesian-line
     intercept_precision: Annotated[Positive, Meta(description="The same for what no feature explains.")] = 4.0
     starting_evidence: Annotated[
         Positive, Meta(description="Rewards that stated propensities are worth, before what comes corrects them.")
-    ] = 5.0
+    ] = 2.0
     memory: Annotated[Fading, Meta(description="How slowly the comparison of half-lives fades; 1: never.")] = 0.995
     patience: Annotated[
         NotNegative, Meta(description="How much better, in log odds, one that forgets must predict to count as much.")
