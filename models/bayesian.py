@@ -25,6 +25,10 @@ WIDEST = 64
 """Slots up to which waves are drawn: among more, straight lines have enough to go by."""
 STRANGERS = 100.0
 """Observations of relatives by which half of what is known of them is believed of one of them that is not known."""
+SETTLING = 0.05
+"""Weight of the latest answer in how many decisions of its arm it was late."""
+PATIENT = 2.0
+"""How many such lags a half-life must have."""
 RECENT = 256
 """Decisions of an arm whose times are kept, to tell how far one that is corrected has been forgotten."""
 
@@ -45,7 +49,8 @@ class BayesianLinear:
     averaging, Raftery, Kárný and Ettler 2010): one that forgets nothing, one for each of the `half_lives` (in
     observations of the arm), so that a stream that moves is followed and one that stands still loses nothing; and,
     for up to 64 slots, one with `expansion` waves, for curves (`models.expansion`). `memory`: discount of the
-    likelihood. `patience`: log odds against the experts that forget.
+    likelihood. `patience`: log odds against the experts that forget; those that forget faster than answers come have
+    no say.
 
     `rule`: `thompson` exports standard deviations times `exploration`; `ucb` adds them to the mean instead and
     exports none (LinUCB, Li et al. 2010). `precision`, `intercept_precision`: of the priors of weights, in units of
@@ -99,6 +104,8 @@ class BayesianLinear:
         self._bias, self._log_weights = np.array(against), np.array(against)
         self._evidence, self._earned, self._promised = starting_evidence, 0.0, 0.0
         self._times: dict[Arm, list[int]] = {}
+        self._spans = np.array([np.inf, *half_lives, *([np.inf] * (self._waves is not None))])
+        self._lag = np.inf
 
     # --- Learning ---
 
@@ -133,6 +140,7 @@ class BayesianLinear:
         features, change = self._features(np.concatenate([seen.x, seen.action_x])), seen.reward - before
         offset, times = self._offset(seen.prior), self._times.get(seen.arm, [])
         since = len(times) - bisect_right(times, seen.at_ms)
+        self._lag = since if self._lag == np.inf else self._lag + SETTLING * (since - self._lag)
         for place, (stack, x) in enumerate(zip(self._stacks, features, strict=True)):
             mean, share = stack.look_without(row, x, offset, before)
             errors = (seen.reward - mean) ** 2 - (before - mean) ** 2
@@ -191,7 +199,9 @@ class BayesianLinear:
 
     def _shares(self) -> Vector:
         """The experts' weights, without the negligible ones."""
-        shares: Vector = np.exp(self._log_weights - self._log_weights.max())
+        # Who forgets before answers come has only ever seen that nothing came.
+        usable = self._spans >= PATIENT * self._lag
+        shares: Vector = np.exp(self._log_weights - self._log_weights[usable].max()) * usable
         shares[shares < NEGLIGIBLE * shares.sum()] = 0.0
         shares /= shares.sum()
         return shares
@@ -228,6 +238,7 @@ class BayesianLinear:
                 "earned": self._earned,
                 "promised": self._promised,
                 "log_weights": self._log_weights.tolist(),
+                "lag": self._lag,
                 "tree": self._tree.dump(),
                 "times": [[list(each), self._times[each]] for each in leaves],
                 "scaling": self._scaling.dump(),
@@ -260,7 +271,7 @@ class BayesianLinear:
         self._times = {Arm(*name): times for name, times in told["times"]}
         self._scaling.load(told["scaling"], kept)
         self._earned, self._promised = told["earned"], told["promised"]
-        self._log_weights = np.array(told["log_weights"])[experts]
+        self._log_weights, self._lag = np.array(told["log_weights"])[experts], told["lag"]
         rows = [self._tree.rows[each] for each in self._leaves()]
         for stack, expert in zip(self._stacks, experts, strict=True):
             extra = len(stack.precision) - len(columns)

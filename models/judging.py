@@ -24,22 +24,25 @@ class JudgingState(msgspec.Struct, kw_only=True):
     drifted_for: int
     judged: int
     unevaluated: int
+    seasoned: int = 0
 
 
 class Judging:
     """Progressive validation of the learners of one model.
 
     `drifts`: how often the losses of the champion rose. `judged`, `unevaluated`: closed decisions that were, and were
-    not. `drifted`: losses rose within the last `health.WINDOW` decisions, and nothing was decided about it.
+    not. `seasoned`: of those judged, how many were predicted when a learner could know something. `drifted`: losses
+    rose within the last `health.WINDOW` decisions, and nothing was decided about it.
     """
 
     def __init__(self, state: JudgingState | None = None) -> None:
         self._awaiting, self._base, self._drift = Awaiting(), BaseRate(), Drift()
-        self._drifted_for = self.drifts = self.judged = self.unevaluated = 0
+        self._drifted_for = self.drifts = self.judged = self.unevaluated = self.seasoned = 0
         if state is not None:
             self._awaiting, self._base = Awaiting(state.awaited, state.bound), BaseRate(*state.base)
             self._drift, self._drifted_for = Drift(state.drift), state.drifted_for
             self.drifts, self.judged, self.unevaluated = state.drifts, state.judged, state.unevaluated
+            self.seasoned = state.seasoned
 
     @property
     def drifted(self) -> bool:
@@ -58,6 +61,7 @@ class Judging:
             prior=example.prior,
             served=None if by is None else (by.number, example.propensity),
             predicted=dict(predicted),
+            seasoned=self._base.closed > health.LEAST,
         )
         self._awaiting.put(decision, awaited, example.at_ms)
 
@@ -66,6 +70,7 @@ class Judging:
         self._base.add(reward)
         awaited = self._awaiting.pop(decision)
         self.judged += awaited is not None
+        self.seasoned += awaited is not None and awaited.seasoned
         self.unevaluated += awaited is None
         return awaited
 
@@ -90,6 +95,7 @@ class Judging:
             drifts=self.drifts,
             drifted_for=self._drifted_for,
             judged=self.judged,
+            seasoned=self.seasoned,
             unevaluated=self.unevaluated,
         )
 

@@ -80,7 +80,7 @@ class Awaited(msgspec.Struct, frozen=True, array_like=True):
     """What was predicted of a decision whose window is open.
 
     `predicted`: by number of learner. `served`: the number of the one that was decided by, and what it had said.
-    Given up at `stale_ms`.
+    `seasoned`: enough had been closed by then for a learner to know anything. Given up at `stale_ms`.
     """
 
     stale_ms: int
@@ -88,6 +88,7 @@ class Awaited(msgspec.Struct, frozen=True, array_like=True):
     prior: float
     served: tuple[int, float] | None
     predicted: dict[int, float]
+    seasoned: bool = True
 
 
 class Awaiting:

@@ -225,8 +225,9 @@ class Model:
         if self._replacement is not None:
             self._recover(self._replacement, at_ms)
             return
-        numbers = self._serving.window.numbers()
-        why = health.fault(numbers, drifted=self._judging.drifted)
+        # With long windows the first decisions are judged late, and by then say nothing of what is known.
+        numbers = self._serving.window.numbers(min(self._judging.seasoned, health.WINDOW))
+        why = health.fault(numbers, drifted=self._judging.drifted) if self._judging.seasoned else None
         if why is None:
             return
         self.status = "tripped" if health.is_behind_prior(numbers) else "serving"

@@ -1,6 +1,6 @@
 """`python -m benchmarks.learning`: play everything, print the rows, write `learning.json` and `learning.md`.
 
-With sections named, only those run and replace their rows in the report. `QUICK=1` in the environment: a form of a few minutes.
+With sections named, only those run and replace their rows in the report. `QUICK=1` in the environment: a short form.
 Exit code 1 when data or a peer is missing, 2 for a section nobody knows.
 """
 
