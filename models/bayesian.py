@@ -123,6 +123,8 @@ class BayesianLinear:
         self._relatives.learn(self._above(seen.arm), features[0], seen.reward)
         self._log_weights = self._memory * self._log_weights + (1.0 - self._memory) * self._bias + log_likelihoods
         self._log_weights -= self._log_weights.max()
+        if seen.reward > 0.0:
+            self._note_lag(0)
         self._earned += seen.reward
         self._promised += seen.prior
         times = self._times.setdefault(seen.arm, [])
@@ -140,7 +142,7 @@ class BayesianLinear:
         features, change = self._features(np.concatenate([seen.x, seen.action_x])), seen.reward - before
         offset, times = self._offset(seen.prior), self._times.get(seen.arm, [])
         since = len(times) - bisect_right(times, seen.at_ms)
-        self._lag = since if self._lag == np.inf else self._lag + SETTLING * (since - self._lag)
+        self._note_lag(since)
         for place, (stack, x) in enumerate(zip(self._stacks, features, strict=True)):
             mean, share = stack.look_without(row, x, offset, before)
             errors = (seen.reward - mean) ** 2 - (before - mean) ** 2
@@ -150,6 +152,10 @@ class BayesianLinear:
         self._log_weights -= self._log_weights.max()
         self._relatives.pull[self._above(seen.arm)] += change * features[0]
         self._earned += change
+
+    def _note_lag(self, since: int) -> None:
+        """An answer came so many decisions of its arm later."""
+        self._lag = since if self._lag == np.inf else self._lag + SETTLING * (since - self._lag)
 
     def _settle(self, arm: Arm, prior: float) -> int:
         """The arm's row; one that is not known starts from its closest relative."""
