@@ -7,6 +7,8 @@ by side. It changes neither the profile nor any budget. (Azure Personalizer, "Ap
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import msgspec
 
 from engine import candidates
@@ -60,11 +62,10 @@ def observe(live: Funnel, apprentice: Apprentice) -> list[Output]:
         ask=ask,
         profile=copied,
         context={**live.context, "parameters": apprentice.repertoire.parameters},
-        budgets=live.budgets,
+        budgets={name: deepcopy(spending) for name, spending in live.budgets.items()},
         share=live.share,
         repertoire=apprentice.repertoire,
         scorer=apprentice.scorer,
-        dry=True,
     )
     made = [outputs_of(each, apprentice.repertoire, ask.signal.traceparent)[0] for each in decide(funnel)]
     return [msgspec.structs.replace(each, topic=TOPIC) for each in made]

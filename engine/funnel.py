@@ -57,7 +57,7 @@ class Ask(msgspec.Struct, frozen=True):
 class Funnel(msgspec.Struct, dict=True):
     """What one run of the funnel works with and has found so far.
 
-    `chooser`: who chooses instead of the draw. `dry`: nothing is reserved. `rows`: index of a candidate → its place
+    `chooser`: who chooses instead of the draw. `rows`: index of a candidate → its place
     in `scores`. `control`: the choice is withheld.
     """
 
@@ -70,7 +70,6 @@ class Funnel(msgspec.Struct, dict=True):
     scorer: Scorer
     lap: Lap | None = None
     chooser: Chooser | None = None
-    dry: bool = False
     rejections: list[Rejection] = []
     scores: Scores = Scores((), {})
     rows: Mapping[int, int] = {}
@@ -403,8 +402,6 @@ def _commit(scored: Scored, decision: str, probability: float, funnel: Funnel) -
         ),
     )
     history.add_contact(funnel.profile, contact, repertoire.retention, repertoire.profile.limits.contacts)
-    if funnel.dry:
-        return
     for budget in constraints.rules_for(chosen, repertoire).budgets:
         amount = budgets.amount_of(budget, treatment.cost)
         budgets.reserve(budget, funnel.budgets, amount, now_ms, repertoire.zones)
