@@ -216,7 +216,10 @@ def test_priors_that_promise_too_much_are_put_right_together():
 
 
 def test_a_changed_prior_washes_out():
-    """An operator halves or triples it: everything at first, less after six rewards, next to nothing after hundreds."""
+    """An operator halves or triples it: everything at first, less after six rewards, next to nothing after hundreds.
+
+    Of a stranger a part stays: it is only partly believed to be like its relatives.
+    """
 
     def moved(learner, arm) -> float:
         said = [learner.predict(Observation(np.zeros(3), arm, NOTHING, prior)) for prior in (0.15, 0.3, 0.9)]
