@@ -25,12 +25,12 @@ EVENTS = ("Product Viewed", "Product Added", "Order Completed", "Search Performe
 CHANNELS = ("email", "push", "sms")
 CATEGORIES = ("shoes", "outdoor", "electronics", "home", "coffee", "garden")
 
-_NUMBERS = ("age", "income", "tenure", "basket", "visits", "rating", "distance", "loyalty")
+NUMBERS = ("age", "income", "tenure", "basket", "visits", "rating", "distance", "loyalty")
 """Traits drawn evenly from 0 to 100."""
 _GROUPS = {"sales": ("cross-sell", "upsell", "win-back"), "care": ("service", "advice")}
 
 PREDICATES = (
-    *(f"profile.{name} {test}" for name, test in product(_NUMBERS, (">= 30", "< 70"))),
+    *(f"profile.{name} {test}" for name, test in product(NUMBERS, (">= 30", "< 70"))),
     'profile.tier in ["silver", "gold"]',
     'profile.language != "fr"',
     "profile.has_app",
@@ -58,8 +58,13 @@ class Message(NamedTuple):
 # --- The configuration ---
 
 
-def write_config(directory: Path, candidates: int, *, prefix: str = "batuta.", partitions: int = 8) -> Path:
-    """Write the configuration, one file per kind, and return the directory."""
+def write_config(
+    directory: Path, candidates: int, *, prefix: str = "batuta.", partitions: int = 8, rules: int | None = None
+) -> Path:
+    """Write the configuration, one file per kind, and return the directory.
+
+    `rules`: so many rules over all actions instead, no two of them alike and nearly all of them true.
+    """
     kinds: dict[str, dict[str, Any]] = {
         "engine": {
             "name": "bench",
@@ -73,7 +78,7 @@ def write_config(directory: Path, candidates: int, *, prefix: str = "batuta.", p
         "channels": {"channels": {channel: {"answers": 0.1} for channel in CHANNELS}},
         "actions": {
             "issues": {issue: {"groups": {group: {} for group in groups}} for issue, groups in _GROUPS.items()},
-            "actions": _actions(candidates),
+            "actions": _actions(candidates, rules),
         },
         "constraints": _CONSTRAINTS,
         "triggers": {"triggers": {"signalled": {"on": EVENTS, "answer": "always"}}},
@@ -85,10 +90,10 @@ def write_config(directory: Path, candidates: int, *, prefix: str = "batuta.", p
     return directory
 
 
-def load(candidates: int, *, partitions: int = 1) -> Repertoire:
+def load(candidates: int, *, partitions: int = 1, rules: int | None = None) -> Repertoire:
     """The compiled configuration."""
     with tempfile.TemporaryDirectory() as directory:
-        return load_directory(write_config(Path(directory), candidates, partitions=partitions))
+        return load_directory(write_config(Path(directory), candidates, partitions=partitions, rules=rules))
 
 
 def _traits() -> dict[str, dict[str, str]]:
@@ -99,7 +104,7 @@ def _traits() -> dict[str, dict[str, str]]:
         "first_name": "string",
         "timezone": "string",
     }
-    return {name: {"type": kind} for name, kind in {**dict.fromkeys(_NUMBERS, "number"), **others}.items()}
+    return {name: {"type": kind} for name, kind in {**dict.fromkeys(NUMBERS, "number"), **others}.items()}
 
 
 def _aggregates() -> dict[str, dict[str, Any]]:
@@ -135,10 +140,26 @@ _CONSTRAINTS = {
 }
 
 
-def _actions(candidates: int) -> dict[str, dict[str, Any]]:
+def _actions(candidates: int, rules: int | None) -> dict[str, dict[str, Any]]:
     draw = random.Random(candidates)
     groups = [group for each in _GROUPS.values() for group in each]
-    return {f"action-{at:03d}": _action(at, groups[at % len(groups)], draw) for at in range(candidates)}
+    actions = {f"action-{at:03d}": _action(at, groups[at % len(groups)], draw) for at in range(candidates)}
+    if rules is not None:
+        for at, action in enumerate(actions.values()):
+            own = [_rule(number) for number in range(at, rules, candidates)]
+            action |= {"eligibility": own[::3], "applicability": own[1::3], "suitability": own[2::3]}
+    return actions
+
+
+def _rule(number: int) -> str:
+    """The n-th of many comparisons, each with a number of its own; nearly all hold."""
+    name, step = NUMBERS[number // 4 % len(NUMBERS)], number / 1_000
+    return (
+        f"profile.{name} >= {step}",
+        f"profile.{name} < {98 + step}",
+        f"aggregates.interest < {1_000 + step}",
+        f"signal.properties.price < {98 + step}",
+    )[number % 4]
 
 
 def _action(at: int, group: str, draw: random.Random) -> dict[str, Any]:
@@ -159,15 +180,19 @@ def _action(at: int, group: str, draw: random.Random) -> dict[str, Any]:
 # --- Customers and their signals ---
 
 
-def introductions(customers: int) -> list[Message]:
-    """Two signals per customer that start no decision: who they are, and what they consented to."""
+def introductions(customers: int, *, further: int = 0) -> list[Message]:
+    """Two signals per customer that start no decision: who they are, and what they consented to.
+
+    `further`: how many traits of 40 characters there are besides those that rules look at.
+    """
     draw = random.Random(customers)
-    return [message for number in range(customers) for message in _introduction(number, draw)]
+    return [message for number in range(customers) for message in _introduction(number, further, draw)]
 
 
-def _introduction(number: int, draw: random.Random) -> Iterator[Message]:
+def _introduction(number: int, further: int, draw: random.Random) -> Iterator[Message]:
     traits = {
-        **{name: draw.randrange(100) for name in _NUMBERS},
+        **{f"further_{at:03d}": f"{at:03d}{number:037d}" for at in range(further)},
+        **{name: draw.randrange(100) for name in NUMBERS},
         "tier": draw.choice(("basic", "silver", "gold")),
         "language": draw.choice(("es", "en", "fr")),
         "has_app": draw.random() < 0.7,

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.candidates import Rejection
+from engine.candidates import Rejections
 from engine.context import Context
 from engine.eligibility import qualify
 from engine.repertoire import Candidate, Repertoire, Rule
@@ -43,7 +43,7 @@ def judge(kind: str, id_: str, moment: Moment) -> Verdict:
 
 def eligible(moment: Moment, expected: Collection[str]) -> Verdict:
     """The ids of the actions of which some treatment qualifies, sorted; why not those that are missing."""
-    rejections: list[Rejection] = []
+    rejections = Rejections()
     qualified = qualify(moment.repertoire.candidates, moment.context, moment.repertoire, rejections)
     actions = sorted({each.action.id for each in qualified})
     missing = {each.action: each for each in rejections if each.action in expected and each.action not in actions}
@@ -55,7 +55,7 @@ def _offer(id_: str, moment: Moment) -> Verdict:
     chosen: Sequence[Candidate] = [
         each for each in moment.repertoire.candidates if id_ in (each.action.id, each.treatment.id)
     ]
-    rejections: list[Rejection] = []
+    rejections = Rejections()
     if qualify(chosen, moment.context, moment.repertoire, rejections):
         return Verdict(True)
     reasons = dict.fromkeys(f"{each.stage}: {each.reason}" for each in rejections)

@@ -8,7 +8,7 @@ a window ends at `now` or at that event, whichever is later. Read `fold` first, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, reduce
 from hashlib import blake2b
 from typing import Any
@@ -70,13 +70,14 @@ class Window(Struct, frozen=True, dict=True):
 
     def first_bucket(self, as_of_ms: int) -> int:
         """The oldest bucket still in the window at `as_of_ms`."""
-        return self.bucket(as_of_ms - self._kept_ms)
+        return (as_of_ms - self._kept_ms - self.offset_ms) // self.bucket_ms if self.bucket_ms else 0
 
 
 class Aggregate(Struct, frozen=True, kw_only=True, dict=True):
     """One declared aggregate. Its three callables see the scope of a signal and are handed in compiled.
 
-    `where`: only events for which it returns True. `of`: the value; an event whose value is missing or of the
+    `where`: only events for which it returns True; `events`: the names of those it may return True for, if they are
+    known (empty: any). `of`: the value; an event whose value is missing or of the
     wrong type is skipped. `by`: the key of a breakdown, a text, number or bool, else the event is skipped.
     `max_keys`, `max_distinct`: bounds of one state; keys and values not seen for longest are dropped first.
     `rate` is the count (with `of` the sum) per `per_ms` over the whole window; for `lifetime` over the time
@@ -89,6 +90,7 @@ class Aggregate(Struct, frozen=True, kw_only=True, dict=True):
     function: Function
     window: Window
     where: Callable[[Any], bool] | None = None
+    events: frozenset[str] = frozenset()
     of: Callable[[Any], Any] | None = None
     by: Callable[[Any], Any] | None = None
     max_keys: int = 32
@@ -168,7 +170,7 @@ def value(definition: Aggregate, state: AggregateState | None, now_ms: int, key:
     """
     if state is None or state.tag != definition.tag:
         return _empty(definition)
-    chosen = state.cells.values() if key is None else [state.cells.get(key, {})]
+    chosen = list(state.cells.values()) if key is None else [state.cells.get(key, {})]
     found = _read(definition, state, chosen, now_ms)
     if found is None and key is not None and truncated(definition, state, now_ms):
         return None
@@ -226,7 +228,8 @@ def merge(definition: Aggregate, a: AggregateState, b: AggregateState) -> Aggreg
 def trim(definition: Aggregate, state: AggregateState, now_ms: int) -> None:
     """Drop what has left the window at `now_ms`, before writing. No value at `now_ms` or later changes."""
     if state.tag == definition.tag:
-        _raise_floor(definition, state, definition.window.first_bucket(max(now_ms, state.newest_ms)))
+        as_of_ms = max(state.newest_ms, now_ms)
+        _raise_floor(definition, state, definition.window.first_bucket(as_of_ms))
 
 
 class Values(dict[str, Any]):
@@ -238,20 +241,18 @@ class Values(dict[str, Any]):
 
     __slots__ = ("_definitions", "_now_ms", "_states")
 
-    def __init__(self, definitions: Collection[Aggregate], states: Mapping[str, AggregateState], now_ms: int) -> None:
+    def __init__(self, definitions: Mapping[str, Aggregate], states: Mapping[str, AggregateState], now_ms: int) -> None:
         super().__init__()
         self._definitions, self._states, self._now_ms = definitions, states, now_ms
 
     def __missing__(self, name: str) -> Any:
-        for definition in self._definitions:
-            if definition.name == name:
-                state, now_ms = self._states.get(name), self._now_ms
-                keyed = definition.by is not None
-                found = _KeyValues(definition, state, now_ms) if keyed else value(definition, state, now_ms)
-                if found is not None:
-                    self[name] = found
-                    return found
-        raise KeyError(name)
+        definition, state, now_ms = self._definitions[name], self._states.get(name), self._now_ms
+        keyed = definition.by is not None
+        found = _KeyValues(definition, state, now_ms) if keyed else value(definition, state, now_ms)
+        if found is None:
+            raise KeyError(name)
+        self[name] = found
+        return found
 
 
 class _KeyValues(dict[str, Scalar]):
@@ -325,7 +326,8 @@ def _put(definition: Aggregate, state: AggregateState, key: str, value: Scalar, 
         _place(definition, cells, bucket, definition.algebra.cell(value, event_time_ms))
     if definition.by is not None:
         state.seen_ms[key] = max(event_time_ms, state.seen_ms.get(key, event_time_ms))
-    _make_room(definition, state)
+    if len(state.cells) > definition.max_keys or definition.function == "distinct":
+        _make_room(definition, state)
 
 
 def _place(definition: Aggregate, cells: dict[int, Any], slot: int, cell: Any) -> None:
@@ -389,16 +391,15 @@ def _empty(definition: Aggregate) -> int | None:
     return 0 if definition.function in _ZERO_WHEN_EMPTY else None
 
 
-def _read(
-    definition: Aggregate, state: AggregateState, chosen: Collection[dict[int, Any]], now_ms: int
-) -> Scalar | None:
+def _read(definition: Aggregate, state: AggregateState, chosen: Sequence[dict[int, Any]], now_ms: int) -> Scalar | None:
     """The value over some keys' cells that are in the window; None when there are none."""
-    as_of_ms = max(now_ms, state.newest_ms)
+    as_of_ms = max(state.newest_ms, now_ms)
     first = definition.window.first_bucket(as_of_ms)
     inside = chosen if first <= state.floor else [_inside(definition, cells, first) for cells in chosen]
-    if not any(inside):
-        return None
     if definition.function == "distinct":
-        return len(set().union(*inside))
+        return len(set().union(*inside)) if any(inside) else None
+    found = list(inside[0].values()) if len(inside) == 1 else [cell for cells in inside for cell in cells.values()]
+    if not found:
+        return None
     algebra = definition.algebra
-    return algebra.value(reduce(algebra.combine, (cell for cells in inside for cell in cells.values())), as_of_ms)
+    return algebra.value(found[0] if len(found) == 1 else reduce(algebra.combine, found), as_of_ms)

@@ -77,7 +77,7 @@ def arrive(record: Record, repertoire: Repertoire) -> Arrival | Reject:
     source = f"{record.topic}:{record.partition}"
     if record.topic == "customers":
         return _forwarded(record, source, repertoire)
-    size = sum(len(value or b"") for name, value in record.headers if _is_read(name))
+    size = sum(len(value or b"") for name, value in record.headers if _is_read(name)) if record.headers else 0
     if size > MAX_HEADER_BYTES:
         return Reject("too-large", f"The record's headers have {size} bytes; at most {MAX_HEADER_BYTES} are accepted.")
     kind = "signal" if record.topic == "signals" else "outcome"

@@ -60,6 +60,7 @@ def parse_duration_ms(text: str) -> int:
     return sum(int(n) * unit_ms for n, unit_ms in zip(found.groups(), _DURATION_UNITS_MS, strict=True) if n)
 
 
+@lru_cache(maxsize=1_024)
 def format_duration(ms: int) -> str:
     """The duration in days and smaller units, as `parse_duration_ms` reads it back; `-` before if below 0.
 

@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
-from engine.arbitration import Scored
+from engine.arbitration import Ranked
+from engine.candidates import Pool
 from engine.exploration import mixed
-from engine.repertoire import Exploration
+from engine.repertoire import Candidate, Exploration
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -18,74 +20,83 @@ class Options(msgspec.Struct, frozen=True):
     `overall`: the same over customers in model control and others, which is what a decision logs.
     """
 
-    scored: Sequence[Scored]
+    scored: Ranked | tuple[()]
     own: Sequence[float]
     overall: Sequence[float]
 
     def chance_of(self, treatment: str) -> float:
         """The overall chance of a treatment; 0 when it is not among the options."""
-        return sum(
-            chance
-            for each, chance in zip(self.scored, self.overall, strict=True)
-            if each.candidate.treatment.id == treatment
-        )
+        if isinstance(self.scored, tuple):
+            return 0
+        rows = self.scored.rows
+        known = self.scored.candidates.pool.part(_rows_of_treatments).get(treatment, ())
+        found: list[float] = [self.overall[at] for row in known for at in (rows == row).nonzero()[0].tolist()]
+        return sum(found)
 
 
 NOTHING = Options((), (), ())
 
 
-def best_treatments(ranked: Sequence[Scored]) -> list[Scored]:
+def _rows_of_treatments(pool: Pool) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, each in enumerate(pool):
+        rows.setdefault(each.treatment.id, []).append(row)
+    return rows
+
+
+def best_treatments(ranked: Ranked) -> Ranked:
     """Of each action its best treatment, in the order of the ranking: the best channel for this person."""
-    seen: set[str] = set()
-    best = []
-    for scored in ranked:
-        if scored.candidate.action.id not in seen:
-            seen.add(scored.candidate.action.id)
-            best.append(scored)
-    return best
+    pool = ranked.candidates.pool
+    if pool.action_count == len(pool):
+        return ranked
+    actions, places = pool.actions[ranked.rows], np.arange(len(ranked))
+    first = np.zeros(pool.action_count, dtype=np.intp)
+    first[actions[::-1]] = places[::-1]  # of several for one action the last assignment stays
+    return ranked.take(first[actions] == places)
 
 
-def is_mandatory(scored: Scored) -> bool:
+def is_mandatory(candidate: Candidate) -> bool:
     """Whether an action skips arbitration."""
-    return scored.candidate.action.action_class == "mandatory"
+    return candidate.action.action_class == "mandatory"
 
 
-def certain(contenders: Sequence[Scored]) -> Options:
+def certain(contenders: Ranked) -> Options:
     """The first of the contenders for certain."""
     chances = [1.0] + [0.0] * (len(contenders) - 1)
     return Options(contenders, chances, chances)
 
 
-def greedy(contenders: Sequence[Scored], exploration: Exploration) -> Options:
+def greedy(contenders: Ranked, exploration: Exploration) -> Options:
     """The first of the contenders, but for what is left to pure chance among them."""
     chances = mixed(certain(contenders).own, exploration.epsilon, exploration.floor)
     return Options(contenders, chances, chances)
 
 
 def explored(
-    contenders: Sequence[Scored],
-    among: Sequence[Scored],
+    contenders: Ranked,
+    among: Ranked,
     known: Sequence[float],
     random: Sequence[float],
     exploration: Exploration,
     *,
     control: bool,
 ) -> Options:
-    """The contenders and whatever else of `among` has a chance.
+    """The contenders and whatever else of `among`, the ranking they are from, has a chance.
 
     `known`: chances of `among` by what models know; `random`: by random propensities, which decide for customers
     in model control (`control`: this one is). Pure chance has its part in both.
     """
     share = exploration.control
-    drawn = {
-        id(each): (by_model, by_chance if share > 0 else 0.0)
-        for each, by_model, by_chance in zip(among, known, random, strict=True)
-    }
-    named = {id(each) for each in contenders}
-    scored = [*contenders, *(each for each in among if id(each) not in named and any(drawn[id(each)]))]
-    by_model, by_chance = (
-        mixed([drawn[id(each)][part] for each in scored], exploration.epsilon, exploration.floor) for part in (0, 1)
-    )
+    drawn = np.array([known, random if share > 0 else np.zeros(len(known))])
+    # By place in what was ranked: those of `among`, of the contenders, and of what else has a chance.
+    place_of = np.empty(len(among.candidates), dtype=np.intp)
+    place_of[among.order] = np.arange(len(among))
+    heads = place_of[contenders.order]
+    others = (drawn > 0).max(axis=0)
+    others[heads] = False
+    places = np.concatenate((heads, others.nonzero()[0]))
+    by_model, by_chance = (mixed(each, exploration.epsilon, exploration.floor) for each in drawn[:, places].tolist())
+    scored = among.take(places)
     if share == 0:
         return Options(scored, by_model, by_model)
     overall = [(1.0 - share) * one + share * other for one, other in zip(by_model, by_chance, strict=True)]

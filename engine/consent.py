@@ -7,6 +7,7 @@ away and never widens it, while a statement made after the merge goes into all o
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +23,7 @@ MAX_LEDGERS = 8
 _ALL = f"{ANY}/{ANY}"
 
 
-class Statement(msgspec.Struct, frozen=True, array_like=True):
+class Statement(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was said about one channel and purpose (`*` for all). `expires_ms` ends a grant."""
 
     status: Status
@@ -38,7 +39,7 @@ Ledger = dict[str, Statement]
 """`channel/purpose` → the latest statement; either part may be `*`."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What is on record for one channel and purpose. `statement`: the one that decides, if any."""
 
     allowed: bool | None
@@ -119,9 +120,15 @@ def verdict(ledgers: list[Ledger], channel: str, purpose: str, now_ms: int) -> V
     return Verdict(allowed, deciding)
 
 
+@lru_cache(maxsize=1_024)
+def _keys(channel: str, purpose: str) -> tuple[str, ...]:
+    """The keys of statements that speak of a channel and purpose."""
+    return f"{channel}/{purpose}", f"{channel}/{ANY}", f"{ANY}/{purpose}", f"{ANY}/{ANY}"
+
+
 def _latest(ledger: Ledger, channel: str, purpose: str) -> Statement | None:
     found = None
-    for key in (f"{channel}/{purpose}", f"{channel}/{ANY}", f"{ANY}/{purpose}", f"{ANY}/{ANY}"):
+    for key in _keys(channel, purpose):
         said = ledger.get(key)
         if said is not None:
             found = said if found is None else _later(found, said)

@@ -6,16 +6,29 @@ records has the numbers in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from engine import budgets, consent, history
 from engine.budgets import Budgets, Share
 from engine.calendar import calendar_start_ms, format_day, format_duration, format_rfc3339, quiet_until_ms
-from engine.candidates import Rejection, is_sent, named, tags_of
+from engine.candidates import (
+    STAGES,
+    Pool,
+    Rejections,
+    Rows,
+    Selection,
+    is_sent,
+    named,
+    tags_of,
+    text_prefix,
+    text_suffix,
+)
 from engine.profile import Answer, Contact, Profile
 from engine.repertoire import (
     BudgetRule,
@@ -23,7 +36,6 @@ from engine.repertoire import (
     ContactLimit,
     CoveringRules,
     Repertoire,
-    Scope,
     SuppressionPolicy,
     Window,
 )
@@ -31,6 +43,8 @@ from engine.repertoire import (
 _Scoped = TypeVar("_Scoped", SuppressionPolicy, ContactLimit, BudgetRule)
 Held = tuple[str, str] | None
 """Stage and reason; None when nothing holds a candidate back."""
+Pause = tuple[int, SuppressionPolicy]
+"""When it ends, and whose it is."""
 Pauses = dict[tuple[str, str], int]
 """Action or group, and channel (empty for all) → when its pause ends."""
 
@@ -39,7 +53,6 @@ class Surroundings(msgspec.Struct, frozen=True):
     """What constraints consult besides the candidate, at one moment.
 
     `zones`: all that could be the recipient's. `in_slot`: the choice is shown where the customer came, not sent.
-    The rest is what they found so far: most constraints say the same of many candidates.
     """
 
     profile: Profile
@@ -48,17 +61,12 @@ class Surroundings(msgspec.Struct, frozen=True):
     repertoire: Repertoire
     in_slot: bool
     zones: tuple[tzinfo, ...]
-    held: dict[int, Held] = {}
-    pauses: dict[str, Pauses] = {}
-    limits: dict[str, str | None] = {}
-    quiet: dict[str, str | None] = {}
-    budget: dict[tuple[str, float], str | None] = {}
 
 
 def surroundings(
     profile: Profile, budgets: Budgets, share: Share, repertoire: Repertoire, *, in_slot: bool
 ) -> Surroundings:
-    """A moment about which nothing was found yet."""
+    """A moment of a customer."""
     rules = repertoire.profile
     timezone, country = profile.traits.get(rules.timezone_trait), profile.traits.get(rules.country_trait)
     zones = repertoire.zones.of(
@@ -67,75 +75,192 @@ def surroundings(
     return Surroundings(profile, budgets, share, repertoire, in_slot, zones)
 
 
-def permit(candidates: Iterable[Candidate], around: Surroundings, rejections: list[Rejection]) -> list[Candidate]:
+def permit(candidates: Selection, around: Surroundings, rejections: Rejections) -> Selection:
     """The candidates nothing holds back; why each other one is held goes to `rejections`."""
-    permitted = []
-    for candidate in candidates:
-        rejection = held_back(candidate, around)
-        if rejection is None:
-            permitted.append(candidate)
-        else:
-            rejections.append(rejection)
-    return permitted
+    covering, rows = candidates.pool.part(covering_of), candidates.rows
+    held, paused = _held(covering, around), _paused(covering, around)
+    if not held and not paused:
+        return candidates
+    classes = covering.classes[rows]
+    left_out = _among(held, len(covering.rules))[classes]
+    if paused:
+        left_out |= _among(paused, len(covering.classes))[rows]
+    whom = zip(rows[left_out].tolist(), classes[left_out].tolist(), strict=True)
+    covering.tell([(row, _first_of(held.get(each), paused.get(row), around)) for row, each in whom], rejections)
+    return candidates.keep(~left_out)
 
 
-def held_back(candidate: Candidate, around: Surroundings) -> Rejection | None:
-    """The first constraint that holds a candidate back, or None."""
-    rules = rules_for(candidate, around.repertoire)
-    if id(rules) not in around.held:
-        around.held[id(rules)] = _held(rules, around)
-    held = around.held[id(rules)]
-    if rules.suppressions and (held is None or held[0] != "consent"):
-        paused = _suppression(candidate, rules, around)
-        held = held if paused is None else ("contact-policy", paused)
-    if held is None:
-        return None
-    return Rejection(candidate.action.id, held[0], f"{candidate.treatment.id}: {held[1]}")
+def _among(places: Iterable[int], count: int) -> npt.NDArray[np.bool_]:
+    """Whether a number below `count` is one of these."""
+    flags = bytearray(count)
+    for place in places:
+        flags[place] = 1
+    return np.frombuffer(flags, dtype=np.bool_)
 
 
-def _held(rules: CoveringRules, around: Surroundings) -> Held:
-    """What holds back every candidate of these rules, whatever its action."""
-    for stage, check in _CHECKS:
-        reason = check(rules, around)
+def _first_of(held: Held, pause: Pause | None, around: Surroundings) -> tuple[str, str]:
+    """Pauses come after consent and before everything else."""
+    if held is not None and (pause is None or held[0] == "consent"):
+        return held
+    assert pause is not None
+    return "contact-policy", _suppression_reason(*pause, around)
+
+
+class _Found(NamedTuple):
+    """Why there is no consent by channel and purpose, which limits are reached, quiet channels, exhausted budgets."""
+
+    consent: Mapping[tuple[str, str], str]
+    limits: Mapping[str, str]
+    quiet: Mapping[str, str]
+    budgets: Mapping[tuple[str, float], str]
+
+
+def _held(covering: Covering, around: Surroundings) -> dict[int, tuple[str, str]]:
+    """The classes of candidates that are held back, whatever their action, and why."""
+    found = _Found(
+        _without_consent(covering.purposes, around),
+        _reached(covering.limits, around) if covering.limits else {},
+        {} if around.in_slot or not covering.quiet else _quiet(covering.quiet, around),
+        _exhausted(covering.budgets, around) if covering.budgets else {},
+    )
+    if not any(found):
+        return {}
+    verdicts = {number: _verdict(rules, found, around) for number, rules in enumerate(covering.rules)}
+    return {number: verdict for number, verdict in verdicts.items() if verdict is not None}
+
+
+def _verdict(rules: CoveringRules, found: _Found, around: Surroundings) -> Held:
+    """The first of what was found that speaks of a class, in the order constraints are asked in."""
+    reason = found.consent.get((rules.channel, rules.purpose))
+    if reason is not None:
+        return "consent", reason
+    for limit in rules.contact_limits:
+        # A limit over all channels is about being written to, not about what a page shows.
+        if limit.id in found.limits and (limit.scope.channels or (rules.sent and not around.in_slot)):
+            return "contact-policy", found.limits[limit.id]
+    if rules.channel in found.quiet and rules.sent and not rules.ignores_quiet_hours:
+        return "quiet-hours", found.quiet[rules.channel]
+    for budget in rules.budgets:
+        reason = found.budgets.get((budget.id, budgets.amount_of(budget, rules.cost)))
         if reason is not None:
-            return stage, reason
+            return "budget", reason
     return None
 
 
+# --- Rules of the same kind, compiled ---
+
+
+class Covering(NamedTuple):
+    """The rules that speak of the candidates of a pool: most of them share theirs with many others.
+
+    `classes`: the place in `rules` of each row's. `purposes`, `limits`, `quiet`, `budgets`: all that any of the rules
+    asks about: channels with their purposes, contact limits, channels with quiet hours, budgets with what a candidate
+    uses of them. `subjects`: rows by what pauses speak of: the level, its action or group, and a channel, empty for
+    all. `prefixes`: how the rejection of a row begins, by stage and row, as far as it was asked for.
+    """
+
+    candidates: Sequence[Candidate]
+    rules: Sequence[CoveringRules]
+    classes: Rows
+    purposes: Sequence[tuple[str, str]]
+    limits: Sequence[ContactLimit]
+    quiet: Sequence[str]
+    budgets: Sequence[tuple[BudgetRule, float]]
+    subjects: Mapping[tuple[str, str, str], Sequence[int]]
+    prefixes: dict[tuple[str, int], bytes]
+
+    def tell(self, held: Sequence[tuple[int, tuple[str, str]]], rejections: Rejections) -> None:
+        """Note the rows that are held back, with stage and reason."""
+        counts, texts = [0] * len(STAGES), []
+        suffixes: dict[str, bytes] = {}
+        for row, (stage, reason) in held:
+            prefix, suffix = self.prefixes.get((stage, row)), suffixes.get(reason)
+            if prefix is None:
+                each = self.candidates[row]
+                prefix = text_prefix(each.action.id, stage, f"{each.treatment.id}: ")
+                self.prefixes[stage, row] = prefix
+            if suffix is None:
+                suffix = suffixes[reason] = text_suffix(reason)
+            texts.append(prefix + suffix)
+            counts[STAGES.index(stage)] += 1
+        rejections.add_counted(texts, counts)
+
+
+def covering_of(pool: Pool) -> Covering:
+    """The rules that speak of the candidates of a pool."""
+    places: dict[CoveringRules, int] = {}
+    classes = [places.setdefault(rules_for(each, pool.repertoire), len(places)) for each in pool]
+    subjects: dict[tuple[str, str, str], list[int]] = {}
+    for row, each in enumerate(pool):
+        for level, name in (("action", each.action.id), ("group", each.action.group)):
+            for channel in ("", each.treatment.channel):
+                subjects.setdefault((level, name, channel), []).append(row)
+    channels, rules, purposes = pool.repertoire.channels, tuple(places), pool.repertoire.constraints.purposes
+    asking = {(each.channel, each.purpose): None for each in rules if purposes.get(each.purpose, "required") != "none"}
+    return Covering(
+        candidates=pool.candidates,
+        rules=rules,
+        classes=np.array(classes, dtype=np.intp),
+        purposes=tuple(asking),
+        limits=tuple({limit.id: limit for each in rules for limit in each.contact_limits}.values()),
+        quiet=tuple({each.channel: None for each in rules if each.sent and channels[each.channel].quiet_hours}),
+        budgets=tuple(
+            {
+                (budget.id, amount): (budget, amount)
+                for each in rules
+                for budget in each.budgets
+                for amount in (budgets.amount_of(budget, each.cost),)
+            }.values()
+        ),
+        subjects=subjects,
+        prefixes={},
+    )
+
+
 def rules_for(candidate: Candidate, repertoire: Repertoire) -> CoveringRules:
-    """The rules that speak of a candidate, looked up once; equal ones are one object."""
-    found = repertoire.covering.get(candidate.index)
-    if found is None:
-        every, action, treatment = repertoire.constraints, candidate.action, candidate.treatment
-        rules = CoveringRules(
-            channel=treatment.channel,
-            purpose=treatment.purpose,
-            cost=treatment.cost,
-            sent=is_sent(candidate, repertoire),
-            ignores_quiet_hours=action.ignores_quiet_hours,
-            suppressions=_covering(candidate, every.suppressions),
-            contact_limits=_covering(candidate, every.contact_limits) if action.obeys_caps else (),
-            budgets=_covering(candidate, every.budgets),
-        )
-        found = repertoire.covering.setdefault(rules, rules)
-        repertoire.covering[candidate.index] = found
-    return found
+    """The rules that speak of a candidate."""
+    every, action, treatment = repertoire.constraints, candidate.action, candidate.treatment
+    return CoveringRules(
+        channel=treatment.channel,
+        purpose=treatment.purpose,
+        cost=treatment.cost,
+        sent=is_sent(candidate, repertoire),
+        ignores_quiet_hours=action.ignores_quiet_hours,
+        suppressions=_speaking_of(candidate, every.suppressions),
+        contact_limits=_speaking_of(candidate, every.contact_limits) if action.obeys_caps else (),
+        budgets=budgets_of(candidate, repertoire),
+    )
 
 
-def _covering(candidate: Candidate, rules: Sequence[_Scoped]) -> tuple[_Scoped, ...]:
-    return tuple(each for each in rules if each.scope.covers(*named(candidate)))
+def budgets_of(candidate: Candidate, repertoire: Repertoire) -> tuple[BudgetRule, ...]:
+    """The budgets that a candidate uses."""
+    return _speaking_of(candidate, repertoire.constraints.budgets)
+
+
+def _speaking_of(candidate: Candidate, rules: Sequence[_Scoped]) -> tuple[_Scoped, ...]:
+    if not rules:
+        return ()
+    names = named(candidate)
+    return tuple(each for each in rules if each.scope.covers(*names))
 
 
 # --- Consent ---
 
 
-def _consent(rules: CoveringRules, around: Surroundings) -> str | None:
-    channel, purpose = rules.channel, rules.purpose
-    rule = around.repertoire.constraints.purposes.get(purpose, "required")
-    if rule == "none":
-        return None
-    said = consent.verdict(around.profile.consent, channel, purpose, around.profile.now_ms)
-    if said.allowed or (said.allowed is None and rule == "implied"):
+def _without_consent(purposes: Sequence[tuple[str, str]], around: Surroundings) -> dict[tuple[str, str], str]:
+    """The channels and purposes for which the customer may not be contacted, and why."""
+    found, profile = {}, around.profile
+    for each in purposes:
+        said = consent.verdict(profile.consent, *each, profile.now_ms)
+        if not said.allowed:
+            reason = _why_not(*each, said, around)
+            if reason is not None:
+                found[each] = reason
+    return found
+
+
+def _why_not(channel: str, purpose: str, said: consent.Verdict, around: Surroundings) -> str | None:
+    if said.allowed is None and around.repertoire.constraints.purposes.get(purpose, "required") == "implied":
         return None
     if said.statement is None:
         return f"no consent on record for {channel}, {purpose}"
@@ -148,20 +273,19 @@ def _consent(rules: CoveringRules, around: Surroundings) -> str | None:
 # --- Contact policies ---
 
 
-def _suppression(candidate: Candidate, rules: CoveringRules, around: Surroundings) -> str | None:
-    """The pause that ends last, of all policies that speak of the candidate."""
-    longest: tuple[int, SuppressionPolicy] | None = None
-    for policy in rules.suppressions:
-        if policy.id not in around.pauses:
-            around.pauses[policy.id] = pauses(policy, around.profile)
-        paused = around.pauses[policy.id]
-        if paused:
-            action = candidate.action
-            subject = _subject(policy, action.id, action.group, candidate.treatment.channel)
-            until_ms = paused.get(subject, 0)
-            if until_ms and (longest is None or until_ms > longest[0]):
-                longest = until_ms, policy
-    return None if longest is None else _suppression_reason(*longest, around)
+def _paused(covering: Covering, around: Surroundings) -> dict[int, Pause]:
+    """The rows that are paused: of all policies that speak of one, the pause that ends last."""
+    longest: dict[int, Pause] = {}
+    profile = around.profile
+    for policy in around.repertoire.constraints.suppressions:
+        if not (profile.contacts if policy.outcome == "contact" else profile.answers):
+            continue
+        for (name, channel), until_ms in pauses(policy, profile).items():
+            for row in covering.subjects.get((policy.level, name, channel), ()):
+                speaks = policy in covering.rules[covering.classes[row]].suppressions
+                if speaks and (row not in longest or until_ms > longest[row][0]):
+                    longest[row] = until_ms, policy
+    return longest
 
 
 def pauses(policy: SuppressionPolicy, profile: Profile) -> Pauses:
@@ -171,13 +295,19 @@ def pauses(policy: SuppressionPolicy, profile: Profile) -> Pauses:
     contact policies to temporarily suppress actions"); of several in a row the last one counts.
     """
     times: dict[tuple[str, str], list[int]] = {}
+    since_ms = profile.now_ms - policy.pause_ms - policy.window_ms
+    by_action, across = policy.level == "action", policy.across_channels
     for each in _entries(policy, profile):
-        times.setdefault(_subject(policy, each.action, each.group, each.channel), []).append(each.at_ms)
+        if each.at_ms >= since_ms:  # what is older has no part in a pause that still lasts
+            # What is counted and paused together.
+            subject = each.action if by_action else each.group, "" if across else each.channel
+            times.setdefault(subject, []).append(each.at_ms)
     found: Pauses = {}
     for subject, counted in times.items():
-        until_ms = _paused_until_ms(policy, sorted(counted))
-        if until_ms is not None and until_ms > profile.now_ms:
-            found[subject] = until_ms
+        if len(counted) >= policy.threshold:
+            until_ms = _paused_until_ms(policy, sorted(counted))
+            if until_ms is not None and until_ms > profile.now_ms:
+                found[subject] = until_ms
     return found
 
 
@@ -186,11 +316,6 @@ def _entries(policy: SuppressionPolicy, profile: Profile) -> Sequence[Contact | 
     if policy.outcome == "contact":
         return profile.contacts
     return [each for each in profile.answers if each.type == policy.outcome]
-
-
-def _subject(policy: SuppressionPolicy, action: str, group: str, channel: str) -> tuple[str, str]:
-    """What is counted and paused together."""
-    return action if policy.level == "action" else group, "" if policy.across_channels else channel
 
 
 def _paused_until_ms(policy: SuppressionPolicy, times: list[int]) -> int | None:
@@ -212,43 +337,57 @@ def _suppression_reason(until_ms: int, policy: SuppressionPolicy, around: Surrou
 # --- Contact limits ---
 
 
-def _limits(rules: CoveringRules, around: Surroundings) -> str | None:
-    for limit in rules.contact_limits:
-        if not limit.scope.channels and (around.in_slot or not rules.sent):
-            continue  # a limit over all channels is about being written to, not about what a page shows
-        if limit.id not in around.limits:
-            around.limits[limit.id] = _reached(limit, around)
-        reason = around.limits[limit.id]
-        if reason is not None:
-            return reason
-    return None
+def _reached(limits: Sequence[ContactLimit], around: Surroundings) -> dict[str, str]:
+    """The limits that are reached, or that cannot be counted any more, and how far."""
+    profile, found = around.profile, {}
+    if profile.lost_ms is None:
+        # Fewer contacts than a limit allows cannot reach it.
+        limits = [each for each in limits if each.limit <= len(profile.contacts)]
+        if not limits:
+            return {}
+    since = [_since_ms(each.window, around) for each in limits]
+    counts = count_contacts(limits, since, profile.contacts, around.repertoire)
+    for limit, since_ms, held in zip(limits, since, counts, strict=True):
+        if not history.is_complete(profile, since_ms):
+            day = format_day(since_ms, around.zones[0])
+            found[limit.id] = f"contacts since {day} had no room in the history and cannot be counted ({limit.id})"
+        elif held >= limit.limit:
+            what, day = " or ".join(sorted(limit.scope.channels)) or "any", format_day(since_ms, around.zones[0])
+            found[limit.id] = f"{held} of {limit.limit} {what} contacts since {day} ({limit.id})"
+    return found
 
 
-def _reached(limit: ContactLimit, around: Surroundings) -> str | None:
-    since_ms = _since_ms(limit.window, around)
-    if not history.is_complete(around.profile, since_ms):
-        since = format_day(since_ms, around.zones[0])
-        return f"contacts since {since} had no room in the history and cannot be counted ({limit.id})"
-    held = count_contacts(limit.scope, since_ms, around.profile.contacts, around.repertoire)
-    if held < limit.limit:
-        return None
-    what = " or ".join(sorted(limit.scope.channels)) or "any"
-    return f"{held} of {limit.limit} {what} contacts since {format_day(since_ms, around.zones[0])} ({limit.id})"
-
-
-def count_contacts(scope: Scope, since_ms: int, contacts: Sequence[Contact], repertoire: Repertoire) -> int:
-    """Contacts since a moment, of those in order of time, that count toward a limit.
+def count_contacts(
+    limits: Sequence[ContactLimit], since_ms: Sequence[int], contacts: Sequence[Contact], repertoire: Repertoire
+) -> list[int]:
+    """Contacts that count toward each limit since its moment, of those in order of time.
 
     An action's tags are read as they are now (Braze). A scope without channels counts only what was sent.
     """
-    count = 0
+    counts = [0] * len(limits)
+    earliest_ms = min(since_ms, default=0)
+    covering: dict[tuple[str, str, str, str], list[int]] = {}
     for contact in reversed(contacts):
-        if contact.at_ms < since_ms:
+        if contact.at_ms < earliest_ms:
             break
-        if contact.counts and (contact.outbound or scope.channels):
-            tags = tags_of(contact.action, repertoire)
-            count += scope.covers(contact.issue, contact.group, contact.action, tags, contact.channel)
-    return count
+        if not contact.counts:
+            continue
+        kind = contact.issue, contact.group, contact.action, contact.channel
+        toward = covering.get(kind)
+        if toward is None:
+            toward = covering[kind] = _counting(*kind, limits, repertoire)
+        for at in toward:
+            if contact.at_ms >= since_ms[at] and (contact.outbound or limits[at].scope.channels):
+                counts[at] += 1
+    return counts
+
+
+def _counting(
+    issue: str, group: str, action: str, channel: str, limits: Sequence[ContactLimit], repertoire: Repertoire
+) -> list[int]:
+    """The places of the limits that contacts of a kind count toward."""
+    tags = tags_of(action, repertoire)
+    return [at for at, each in enumerate(limits) if each.scope.covers(issue, group, action, tags, channel)]
 
 
 def _since_ms(window: Window, around: Surroundings) -> int:
@@ -256,21 +395,22 @@ def _since_ms(window: Window, around: Surroundings) -> int:
     now_ms = around.profile.now_ms
     if window.unit is None:
         return now_ms - window.span_ms
+    if len(around.zones) == 1:
+        return calendar_start_ms(now_ms, window.unit, window.count, around.zones[0])
     return min(calendar_start_ms(now_ms, window.unit, window.count, zone) for zone in around.zones)
 
 
 # --- Quiet hours ---
 
 
-def _quiet_hours(rules: CoveringRules, around: Surroundings) -> str | None:
-    if around.in_slot or not rules.sent or rules.ignores_quiet_hours:
-        return None
-    channel = rules.channel
-    if channel not in around.quiet:
-        until_ms = quiet_until(channel, around)
-        held = f"quiet hours on {channel} until {format_rfc3339(until_ms)}" if until_ms is not None else None
-        around.quiet[channel] = held
-    return around.quiet[channel]
+def _quiet(channels: Sequence[str], around: Surroundings) -> dict[str, str]:
+    """The channels in quiet hours, and until when."""
+    ends = ((each, quiet_until(each, around)) for each in channels)
+    return {
+        each: f"quiet hours on {each} until {format_rfc3339(until_ms)}"
+        for each, until_ms in ends
+        if until_ms is not None
+    }
 
 
 def quiet_until(channel: str, around: Surroundings) -> int | None:
@@ -287,25 +427,11 @@ def quiet_until(channel: str, around: Surroundings) -> int | None:
 # --- Budgets ---
 
 
-def _budget(rules: CoveringRules, around: Surroundings) -> str | None:
-    for budget in rules.budgets:
-        amount = budgets.amount_of(budget, rules.cost)
-        key = budget.id, amount
-        if key not in around.budget:
-            around.budget[key] = budgets.exhausted(
-                budget, around.budgets, amount, around.profile.now_ms, around.share, around.repertoire.zones
-            )
-        reason = around.budget[key]
-        if reason is not None:
-            return reason
-    return None
-
-
-_Check = Callable[[CoveringRules, Surroundings], str | None]
-_CHECKS: tuple[tuple[str, _Check], ...] = (
-    ("consent", _consent),
-    ("contact-policy", _limits),
-    ("quiet-hours", _quiet_hours),
-    ("budget", _budget),
-)
-"""The constraints in the order they are asked, each with the stage its reasons name; pauses come after consent."""
+def _exhausted(asked: Sequence[tuple[BudgetRule, float]], around: Surroundings) -> dict[tuple[str, float], str]:
+    """The budgets that so much more does not fit into, and why."""
+    now_ms, zones = around.profile.now_ms, around.repertoire.zones
+    reasons = (
+        ((budget.id, amount), budgets.exhausted(budget, around.budgets, amount, now_ms, around.share, zones))
+        for budget, amount in asked
+    )
+    return {each: reason for each, reason in reasons if reason is not None}

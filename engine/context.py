@@ -67,15 +67,14 @@ def context_of(profile: Profile, signal: Signal, repertoire: Repertoire, folded:
     `folded`: the signal's `folded_scope`, where it is at hand.
     """
     now_ms = profile.now_ms
-    definitions = repertoire.profile.aggregates
     return {
         "profile": profile.traits,
-        "aggregates": Values(definitions, profile.aggregates, now_ms),
+        "aggregates": Values(repertoire.profile.by_name, profile.aggregates, now_ms),
         "segments": frozenset(profile.segments),
         "last": _Lazy(lambda name: _last(profile, name)),
         "age_ms": _Lazy(lambda name: _age_ms(profile, repertoire, name)),
         "request": {},
-        "customer": _customer_root(profile, repertoire),
+        "customer": _Lazy(lambda name: _customer(profile, repertoire, name)),
         "now_ms": now_ms,
         **(folded_scope(signal, repertoire) if folded is None else folded),
     }
@@ -101,18 +100,12 @@ def _age_ms(profile: Profile, repertoire: Repertoire, name: str) -> int | None:
     at_ms = profile.trait_times.get(name)
     if at_ms is not None:
         return max(0, profile.now_ms - at_ms)
-    definition = next((each for each in repertoire.profile.aggregates if each.name == name), None)
+    definition = repertoire.profile.by_name.get(name)
     return None if definition is None else aggregates.age_ms(definition, profile.aggregates.get(name), profile.now_ms)
 
 
 def _signal_root(signal: Signal) -> dict[str, Any]:
-    named = {
-        "event": signal.event,
-        "channel": signal.channel,
-        "user_id": signal.user_id,
-        "anonymous_id": signal.anonymous_id,
-    }
-    return {
+    root = {
         "type": signal.type,
         "name": signal.name,
         "message_id": signal.message_id,
@@ -120,15 +113,27 @@ def _signal_root(signal: Signal) -> dict[str, Any]:
         "properties": signal.properties,
         "traits": signal.traits,
         "context": signal.context,
-        **{name: value for name, value in named.items() if value is not None},
     }
+    if signal.event is not None:
+        root["event"] = signal.event
+    if signal.channel is not None:
+        root["channel"] = signal.channel
+    if signal.user_id is not None:
+        root["user_id"] = signal.user_id
+    if signal.anonymous_id is not None:
+        root["anonymous_id"] = signal.anonymous_id
+    return root
 
 
-def _customer_root(profile: Profile, repertoire: Repertoire) -> dict[str, Any]:
-    created_ms, seen_ms = profile.created_ms, profile.seen_ms
-    return {
-        "id": profile.known_as,
-        "known": kind_of(profile.customer_id, repertoire.identity) == USER_ID,
-        "first_seen_ms": profile.now_ms if created_ms is None else created_ms,
-        "last_seen_ms": profile.now_ms if seen_ms is None else seen_ms,
-    }
+def _customer(profile: Profile, repertoire: Repertoire, name: str) -> str | int | bool | None:
+    """What expressions may know of who it is."""
+    match name:
+        case "id":
+            return profile.known_as
+        case "known":
+            return kind_of(profile.customer_id, repertoire.identity) == USER_ID
+        case "first_seen_ms":
+            return profile.now_ms if profile.created_ms is None else profile.created_ms
+        case "last_seen_ms":
+            return profile.now_ms if profile.seen_ms is None else profile.seen_ms
+    return None

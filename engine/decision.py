@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 import msgspec
 
 from engine.arbitration import Scored
-from engine.candidates import Rejection
+from engine.candidates import Rejection, Rejections, text_of
 from engine.choice import Options
+from engine.lazy import Lazy
 from engine.record import Headers, Output
 from engine.repertoire import Repertoire
 
-TYPE = "batuta.decision"
+TYPE = b"batuta.decision"
 
 
 class Score(msgspec.Struct, frozen=True, rename="camel"):
@@ -39,11 +39,36 @@ MAX_REJECTED = 1_000
 """Most rejections one explanation lists; the last entry then says how many more there were."""
 
 
+class Listing(Lazy[Rejection]):
+    """Rejections as a decision lists them, kept as the JSON they are published as."""
+
+    __slots__ = ("_read", "json")
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+        self._read: Sequence[Rejection] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rejections())
+
+    def at(self, place: int) -> Rejection:
+        """The rejection at a place."""
+        return self._rejections()[place]
+
+    def _rejections(self) -> Sequence[Rejection]:
+        if self._read is None:
+            self._read = _read_listing(self.json)
+        return self._read
+
+
+_read_listing = msgspec.json.Decoder(list[Rejection]).decode
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """Why this and nothing else: how many actions were considered, what was left out where, what came next."""
 
     considered: int
-    rejected: list[Rejection]
+    rejected: Sequence[Rejection]
     contenders: list[Contender]
 
 
@@ -102,11 +127,11 @@ def decision_id(cause: str, customer_id: str, trigger: str, placement: str | Non
 
 def outputs_of(decision: Decision, repertoire: Repertoire, traceparent: str | None) -> list[Output]:
     """The records of a decision: `decisions`, and the channel's own topic when it has one and is to act."""
-    value = msgspec.json.encode(decision)
+    value = _encode(decision)
     headers: Headers = (
         ("ce_specversion", b"1.0"),
         ("ce_id", decision.decision_id.encode()),
-        ("ce_type", TYPE.encode()),
+        ("ce_type", TYPE),
         ("ce_source", repertoire.source.encode()),
         ("ce_time", decision.decided_at.encode()),
         ("content-type", b"application/json"),
@@ -120,22 +145,37 @@ def outputs_of(decision: Decision, repertoire: Repertoire, traceparent: str | No
     return outputs
 
 
-def listed(rejections: Sequence[Rejection]) -> list[Rejection]:
+def _raw(value: object) -> msgspec.Raw:
+    """A listing is JSON already."""
+    if isinstance(value, Listing):
+        return msgspec.Raw(value.json)
+    raise NotImplementedError(f"{type(value).__name__} is no part of a decision")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_raw).encode
+
+
+def listed(rejections: Rejections) -> Listing:
     """The rejections an explanation lists: all, unless a message could not hold them."""
-    if len(rejections) <= MAX_REJECTED:
-        return list(rejections)
-    more = rejections[MAX_REJECTED - 1 :]
-    return [*rejections[: MAX_REJECTED - 1], Rejection("*", more[0].stage, f"and {len(more)} more, from here on")]
+    texts = rejections.texts
+    if len(texts) > MAX_REJECTED:
+        first, more = rejections[MAX_REJECTED - 1], len(texts) - MAX_REJECTED + 1
+        texts = [*texts[: MAX_REJECTED - 1], text_of("*", first.stage, f"and {more} more, from here on")]
+    return Listing(b"[%b]" % b",".join(texts))
 
 
 def contenders_of(options: Options, chosen: Scored | None, most: int) -> list[Contender]:
     """The best of what was not chosen."""
-    others = (
-        Contender(each.candidate.action.id, each.priority, chance)
-        for each, chance in zip(options.scored, options.overall, strict=True)
-        if each is not chosen
-    )
-    return [*islice(others, most)]
+    scored, found = options.scored, list[Contender]()
+    if isinstance(scored, tuple):
+        return found
+    pool, rows, priorities = scored.candidates.pool, scored.candidates.rows, scored.factors.priority
+    index = None if chosen is None else chosen.candidate.index
+    for place, at in enumerate(scored.order[: most + 1].tolist()):
+        candidate = pool.candidates[rows.item(at)]
+        if candidate.index != index and len(found) < most:
+            found.append(Contender(candidate.action.id, priorities.item(at), options.overall[place]))
+    return found
 
 
 def score_of(scored: Scored) -> Score:

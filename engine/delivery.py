@@ -99,9 +99,9 @@ def forget_moved(state: State) -> None:
 def resume(state: State) -> list[Output]:
     """What a partition has to send before anything else when somebody takes it over, its tables restored.
 
-    Rebuilds `state.moved`. Costs one look-up per profile.
+    Rebuilds `state.moved`. Lists both tables, which costs less than looking one's keys up in the other.
     """
-    waiting = [key for key in state.profiles if key in state.identities]
+    waiting = set(state.profiles).intersection(state.identities)
     state.moved.clear()
     state.moved.extend(sorted((state.identities[key].claim_offset, key) for key in waiting))
     forget_moved(state)

@@ -7,10 +7,9 @@ Assignment is `hash(salt, customer)` in [0, 1), deterministic and sticky without
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from engine.candidates import Rejection
+from engine.candidates import Rejections, Selection
 from engine.context import Context
 from engine.repertoire import Arm, Candidate, Experiment, Holdout, Repertoire
 
@@ -47,21 +46,20 @@ def shares(experiment: Experiment) -> list[float]:
     return [arm.weight / total for arm in experiment.arms]
 
 
-def left_by(
-    arm: Arm, experiment: Experiment, candidates: Iterable[Candidate], rejections: list[Rejection]
-) -> list[Candidate]:
+def left_by(arm: Arm, experiment: Experiment, candidates: Selection, rejections: Rejections) -> Selection:
     """The candidates an arm leaves, mandatory ones always; why not the others goes to `rejections`."""
-    left = []
-    for candidate in candidates:
+
+    def is_left(candidate: Candidate) -> bool:
         names = {candidate.action.id, candidate.treatment.id}
         if candidate.action.action_class == "mandatory":
-            left.append(candidate)
-        elif (arm.only and names.isdisjoint(arm.only)) or not names.isdisjoint(arm.exclude):
+            return True
+        if (arm.only and names.isdisjoint(arm.only)) or not names.isdisjoint(arm.exclude):
             reason = f"{candidate.treatment.id}: not in arm {arm.id} of {experiment.id}"
-            rejections.append(Rejection(candidate.action.id, "experiment", reason))
-        else:
-            left.append(candidate)
-    return left
+            rejections.add(candidate.action.id, "experiment", reason)
+            return False
+        return True
+
+    return candidates.where(is_left)
 
 
 def is_held_out(holdout: Holdout | None, customer_id: str) -> bool:

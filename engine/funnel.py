@@ -6,22 +6,25 @@ Each stage only takes candidates away and records why; the order is that of Pega
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from engine import budgets, choice, constraints, eligibility, experiments, exploration, history, learning
 from engine import decision as decisions
-from engine.arbitration import Scored, priorities, rank
+from engine.arbitration import Column, Ranked, Scored, priorities, rank, ranked_alone, worth_of
 from engine.budgets import Budgets, Share
 from engine.calendar import format_rfc3339
-from engine.candidates import Rejection, action_count, for_fallback, is_sent
+from engine.candidates import Pool, Rejections, Selection, for_fallback, indices_of, is_sent, pools_of
 from engine.choice import Options
 from engine.constraints import Surroundings
 from engine.context import Context, Request
 from engine.decision import ArmRef, Decision, Explanation, decision_id
+from engine.exploration import Draws
 from engine.expression import Memo
+from engine.lazy import once
 from engine.profile import Contact, Profile
 from engine.repertoire import Arbitration, Arm, Candidate, Experiment, Repertoire, Treatment
 from engine.scoring import Scorer, Scores
@@ -45,7 +48,7 @@ class Ask(msgspec.Struct, frozen=True):
     cause: str
     signal: Signal
     trigger: str
-    pool: tuple[Candidate, ...]
+    pool: Pool
     limit: int
     fallback: str | None = None
     request: Request | None = None
@@ -57,8 +60,7 @@ class Ask(msgspec.Struct, frozen=True):
 class Funnel(msgspec.Struct, dict=True):
     """What one run of the funnel works with and has found so far.
 
-    `chooser`: who chooses instead of the draw. `rows`: index of a candidate → its place
-    in `scores`. `control`: the choice is withheld.
+    `chooser`: who chooses instead of the draw. `control`: the choice is withheld.
     """
 
     ask: Ask
@@ -70,35 +72,39 @@ class Funnel(msgspec.Struct, dict=True):
     scorer: Scorer
     lap: Lap | None = None
     chooser: Chooser | None = None
-    rejections: list[Rejection] = []
+    rejections: Rejections = msgspec.field(default_factory=Rejections)
     scores: Scores = Scores((), {})
-    rows: Mapping[int, int] = {}
     experiment: Experiment | None = None
     arm: Arm | None = None
     control: bool = False
 
-    @cached_property
+    @once
     def truths(self) -> Memo:
         """The predicates of rules and weights, each evaluated at most once in this run."""
         return self.repertoire.predicates.evaluate(self.context)
 
-    @cached_property
+    @once
     def held_out(self) -> bool:
         """Whether the global holdout has this customer."""
         return experiments.is_held_out(self.repertoire.holdout, self.profile.customer_id)
 
-    @cached_property
+    @once
     def draw(self) -> int:
         """What makes the random draws of this run its own."""
-        return int(_id(self, 1)[:8], 16)
+        return int(self.first_id[:8], 16)
 
-    @cached_property
+    @once
+    def first_id(self) -> str:
+        """The id of the best decision of this run."""
+        return _id(self, 1)
+
+    @once
     def model_control(self) -> bool:
         """Whether this month the customer's choices are made with random propensities, where models have a say."""
         share = self.repertoire.arbitration.exploration.control
         return share > 0 and experiments.in_model_control(self.profile.customer_id, self.profile.now_ms, share)
 
-    @cached_property
+    @once
     def promised(self) -> Mapping[str, int]:
         """Actions that unanswered messages of ours promised a customer who turns up, the latest with the least number.
 
@@ -127,14 +133,22 @@ def decide(funnel: Funnel) -> list[Decision]:
     _lap(funnel, "arbitrate")
     made = _choose(arms, funnel)
     if not made and funnel.ask.answer_always:
-        made = [_decision(funnel, None, choice.NOTHING, 1, sum(arm.share for arm in arms if not arm.ranked))]
+        chance = sum(arm.share for arm in arms if not arm.ranked)
+        made = [_decision(funnel, funnel.first_id, None, choice.NOTHING, 1, chance)]
     _lap(funnel, "decide")
     return made
 
 
+def prepare(repertoire: Repertoire) -> None:
+    """Compile what triggers and slots choose from, which else the first decision of each would have to wait for."""
+    for pool in pools_of(repertoire):
+        for compiled in (eligibility.conditions_of, constraints.covering_of, worth_of):
+            pool.part(compiled)
+
+
 def quiet_hours_end(funnel: Funnel) -> int | None:
     """When quiet hours that held something back end first, epoch milliseconds; None when none did."""
-    if not any(each.stage == "quiet-hours" for each in funnel.rejections):
+    if "quiet-hours" not in funnel.rejections.counts():
         return None
     around = _surroundings(funnel)
     ends = [constraints.quiet_until(each, around) for each in {each.treatment.channel for each in funnel.ask.pool}]
@@ -146,17 +160,16 @@ def _lap(funnel: Funnel, stage: str) -> None:
         funnel.lap(stage)
 
 
-def _pool(funnel: Funnel) -> Sequence[Candidate]:
+def _pool(funnel: Funnel) -> Selection:
     """What the question may choose from, without what other slots of the same request show."""
     ask = funnel.ask
     if not ask.pool:
-        funnel.rejections.append(Rejection("*", "eligibility", f"no treatment is configured for {_asked_for(ask)}"))
+        funnel.rejections.add("*", "eligibility", f"no treatment is configured for {_asked_for(ask)}")
     if not ask.taken:
-        return ask.pool
-    shown = sorted({each.action.id for each in ask.pool} & ask.taken)
-    reason = "shown in another slot of this request"
-    funnel.rejections += [Rejection(action, "applicability", reason) for action in shown]
-    return [each for each in ask.pool if each.action.id not in ask.taken]
+        return ask.pool.every
+    for action in sorted({each.action.id for each in ask.pool} & ask.taken):
+        funnel.rejections.add(action, "applicability", "shown in another slot of this request")
+    return ask.pool.every.where(lambda each: each.action.id not in ask.taken)
 
 
 def _asked_for(ask: Ask) -> str:
@@ -172,14 +185,15 @@ def _surroundings(funnel: Funnel) -> Surroundings:
     return constraints.surroundings(funnel.profile, funnel.budgets, funnel.share, funnel.repertoire, in_slot=in_slot)
 
 
-def _hold_out(candidates: list[Candidate], funnel: Funnel) -> list[Candidate]:
+def _hold_out(candidates: Selection, funnel: Funnel) -> Selection:
     """What a customer may be offered: of a held-out one what is exempt, or else everything, but as control only."""
     holdout = funnel.repertoire.holdout
     if holdout is None or not funnel.held_out:
         return candidates
-    exempt = [each for each in candidates if experiments.is_exempt(holdout, each)]
+    exempt = candidates.where(lambda each: experiments.is_exempt(holdout, each))
     withheld = dict.fromkeys(each.action.id for each in candidates if not experiments.is_exempt(holdout, each))
-    funnel.rejections += [Rejection(each, "experiment", f"held out by {holdout.id}") for each in withheld]
+    for action in withheld:
+        funnel.rejections.add(action, "experiment", f"held out by {holdout.id}")
     funnel.control = bool(withheld) and not exempt
     return candidates if funnel.control else exempt
 
@@ -187,15 +201,27 @@ def _hold_out(candidates: list[Candidate], funnel: Funnel) -> list[Candidate]:
 # --- Scoring ---
 
 
-def _score(candidates: Sequence[Candidate], funnel: Funnel) -> list[tuple[Candidate, float]]:
+class Offers(NamedTuple):
+    """Candidates with their propensities and what these could be, if that is known."""
+
+    candidates: Selection
+    propensities: Column
+    draws: Draws | None
+
+    def keep(self, places: npt.NDArray[np.bool_]) -> Offers:
+        """Those where a mask is true."""
+        draws = None if self.draws is None else self.draws[places]
+        return Offers(self.candidates.keep(places), self.propensities[places], draws)
+
+
+def _score(candidates: Selection, funnel: Funnel) -> Offers:
     """The candidates with their propensities, without those whose reach does not extend to this customer yet."""
     scores = funnel.scores = funnel.scorer.score(candidates, funnel.context, funnel.profile, funnel.draw)
-    if scores.draws is not None:
-        funnel.rows = {each.index: row for row, each in enumerate(candidates)}
-    scored = list(zip(candidates, scores.propensities, strict=True))
+    offers = Offers(candidates, np.asarray(scores.propensities, dtype=np.float64), scores.draws)
     if scores.reach is None:
-        return scored
-    return [pair for pair, reach in zip(scored, scores.reach, strict=True) if _reaches(pair[0], reach, funnel)]
+        return offers
+    pairs = zip(candidates, scores.reach, strict=True)
+    return offers.keep(np.array([_reaches(each, reach, funnel) for each, reach in pairs], dtype=np.bool_))
 
 
 def _reaches(candidate: Candidate, reach: float, funnel: Funnel) -> bool:
@@ -205,7 +231,7 @@ def _reaches(candidate: Candidate, reach: float, funnel: Funnel) -> bool:
     if experiments.bucket(f"ramp/{candidate.action.id}", funnel.profile.customer_id) < reach:
         return True
     reason = f"{candidate.treatment.id}: too young, so far for {reach:.0%} of customers"
-    funnel.rejections.append(Rejection(candidate.action.id, "experiment", reason))
+    funnel.rejections.add(candidate.action.id, "experiment", reason)
     return False
 
 
@@ -217,65 +243,57 @@ class Ranking(msgspec.Struct, frozen=True):
 
     share: float
     settings: Arbitration
-    ranked: list[Scored]
+    ranked: Ranked
 
 
-def _rank_arms(scored: Sequence[tuple[Candidate, float]], funnel: Funnel) -> list[Ranking]:
+def _rank_arms(offers: Offers, funnel: Funnel) -> list[Ranking]:
     """The customer's own ranking first, then those of the experiment's other arms, which probability needs.
 
     Held-out customers take no part in experiments.
     """
     repertoire, ask = funnel.repertoire, funnel.ask
-    experiment = None if funnel.held_out else experiments.experiment_for(repertoire, ask.trigger, funnel.context)
+    experiment = None
+    if repertoire.experiments and not funnel.held_out:
+        experiment = experiments.experiment_for(repertoire, ask.trigger, funnel.context)
     if experiment is None:
         settings = repertoire.arbitration
-        ranked = _rank(scored, settings, funnel, funnel.rejections) or _fall_back(None, funnel, funnel.rejections)
+        ranked = _rank(offers, settings, funnel, funnel.rejections) or _fall_back(None, funnel, funnel.rejections)
         return [Ranking(1.0, settings, ranked)]
     funnel.experiment = experiment
     funnel.arm = experiments.arm_of(experiment, funnel.profile.customer_id)
     arms = zip(experiment.arms, experiments.shares(experiment), strict=True)
-    rankings = [_arm_ranking(arm, share, scored, funnel) for arm, share in arms]
+    rankings = [_arm_ranking(arm, share, offers, funnel) for arm, share in arms]
     own = experiment.arms.index(funnel.arm)
     return [rankings.pop(own), *rankings]
 
 
-def _arm_ranking(arm: Arm, share: float, scored: Sequence[tuple[Candidate, float]], funnel: Funnel) -> Ranking:
+def _arm_ranking(arm: Arm, share: float, offers: Offers, funnel: Funnel) -> Ranking:
     assert funnel.experiment is not None
-    rejections = funnel.rejections if arm is funnel.arm else []
-    left = experiments.left_by(arm, funnel.experiment, [each for each, _ in scored], rejections)
-    kept = {each.index for each in left}
+    rejections = funnel.rejections if arm is funnel.arm else Rejections()
+    left = experiments.left_by(arm, funnel.experiment, offers.candidates, rejections)
     settings = arm.arbitration or funnel.repertoire.arbitration
-    ranked = _rank([pair for pair in scored if pair[0].index in kept], settings, funnel, rejections)
-    return Ranking(share, settings, ranked or _fall_back(arm, funnel, rejections))
+    kept = offers.keep(np.isin(offers.candidates.rows, left.rows))
+    ranked = _rank(kept, settings, funnel, rejections) or _fall_back(arm, funnel, rejections)
+    return Ranking(share, settings, ranked)
 
 
-def _rank(
-    scored: Sequence[tuple[Candidate, float]],
-    settings: Arbitration,
-    funnel: Funnel,
-    rejections: list[Rejection],
-) -> list[Scored]:
-    return rank(scored, funnel.context, funnel.profile, settings, funnel.repertoire, funnel.truths, rejections)
+def _rank(offers: Offers, settings: Arbitration, funnel: Funnel, rejections: Rejections) -> Ranked:
+    candidates, propensities, draws = offers
+    return rank(candidates, propensities, funnel.context, funnel.profile, settings, funnel.truths, rejections, draws)
 
 
-def _fall_back(arm: Arm | None, funnel: Funnel, rejections: list[Rejection]) -> list[Scored]:
+def _fall_back(arm: Arm | None, funnel: Funnel, rejections: Rejections) -> Ranked:
     """The named fallback, which skips engagement rules and arbitration and obeys every constraint."""
-    action, found = funnel.ask.fallback, list[Rejection]()
+    action, found = funnel.ask.fallback, Rejections()
     if action is None or action in funnel.ask.taken:
-        return []
-    left = for_fallback(funnel.repertoire, action, funnel.ask.placement)
+        return ranked_alone(funnel.ask.pool.every.keep(slice(0)))
+    left = for_fallback(funnel.repertoire, action, funnel.ask.placement).every
     if arm is not None and funnel.experiment is not None:
         left = experiments.left_by(arm, funnel.experiment, left, found)
-    fit = []
-    for each in left:
-        unavailable = eligibility.unavailable(each, funnel.context, funnel.repertoire, funnel.truths)
-        if unavailable is None:
-            fit.append(each)
-        else:
-            found.append(unavailable)
+    fit = eligibility.available(left, funnel.context, found, funnel.truths)
     permitted = _hold_out(constraints.permit(fit, _surroundings(funnel), found), funnel)
-    rejections += [each for each in found if each not in rejections]
-    return [Scored(permitted[0], 0.0, 1.0, 0.0, 1.0, 0.0)] if permitted else []
+    rejections.add_missing(found)
+    return ranked_alone(permitted)
 
 
 # --- Choosing ---
@@ -284,28 +302,33 @@ def _fall_back(arm: Arm | None, funnel: Funnel, rejections: list[Rejection]) -> 
 def _choose(arms: list[Ranking], funnel: Funnel) -> list[Decision]:
     """Up to `limit` decisions from the customer's own arm; each one counts before the next is chosen."""
     own, ask = arms[0], funnel.ask
-    choose = _draw if funnel.chooser is None else funnel.chooser
     remaining, made = own.ranked, list[Decision]()
     while len(made) < ask.limit:
-        decision, options = _id(funnel, len(made) + 1), _options(remaining, own.settings, funnel)
-        chosen = choose(decision, options, funnel)
-        if chosen is None:
+        decision = _id(funnel, len(made) + 1) if made else funnel.first_id
+        options = _options(remaining, own.settings, funnel)
+        picked = _pick(decision, options, funnel)
+        if picked is None:
             break
-        chance = options.chance_of(chosen.candidate.treatment.id)
+        chosen, chance = picked
         probability = chance if made else _probability(chosen, chance, arms, funnel)
-        made.append(_decision(funnel, chosen, options, len(made) + 1, probability))
+        made.append(_decision(funnel, decision, chosen, options, len(made) + 1, probability))
         if funnel.control:
             break
         _commit(chosen, decision, probability, funnel)
-        remaining = _still_permitted(remaining, chosen, funnel) if len(made) < ask.limit else []
+        if len(made) < ask.limit:
+            remaining = _still_permitted(remaining, chosen, funnel)
     return made
 
 
-def _draw(decision: str, options: Options, funnel: Funnel) -> Scored | None:
-    """The option that the decision's own random number picks."""
+def _pick(decision: str, options: Options, funnel: Funnel) -> tuple[Scored, float] | None:
+    """What the decision's own random number picks, or whoever chooses instead, and the chance it had."""
+    if funnel.chooser is not None:
+        chosen = funnel.chooser(decision, options, funnel)
+        return None if chosen is None else (chosen, options.chance_of(chosen.candidate.treatment.id))
     if not options.scored:
         return None
-    return options.scored[choice.pick(options.own, choice.draw(decision, funnel.repertoire.seed))]
+    place = choice.pick(options.own, choice.draw(decision, funnel.repertoire.seed))
+    return options.scored.at(place), options.overall[place]
 
 
 def _id(funnel: Funnel, rank_number: int) -> str:
@@ -313,36 +336,37 @@ def _id(funnel: Funnel, rank_number: int) -> str:
     return decision_id(ask.cause, funnel.profile.customer_id, ask.trigger, ask.placement, rank_number)
 
 
-def _options(ranked: Sequence[Scored], settings: Arbitration, funnel: Funnel) -> Options:
+def _options(ranked: Ranked, settings: Arbitration, funnel: Funnel) -> Options:
     """What may be chosen of a ranking, with its chances: mandatory ones first, then what was promised.
 
     Neither is ever left to chance.
     """
-    contenders, promised = choice.best_treatments(ranked), funnel.promised
+    contenders = choice.best_treatments(ranked)
+    promised = funnel.promised
     if promised:
-        contenders.sort(key=lambda each: (not choice.is_mandatory(each), promised.get(each.candidate.action.id, 1)))
+        every = [contenders.candidate(place) for place in range(len(contenders))]
+        ranks = [(not choice.is_mandatory(each), promised.get(each.action.id, 1)) for each in every]
+        contenders = contenders.take(sorted(range(len(ranks)), key=ranks.__getitem__))
     if not contenders:
         return choice.NOTHING
-    first = contenders[0]
-    if choice.is_mandatory(first) or first.candidate.action.id in promised:
+    first = contenders.candidate(0)
+    if choice.is_mandatory(first) or first.action.id in promised:
         return choice.certain(contenders)
-    among = [each for each in ranked if each.candidate.index in funnel.rows]
-    if not among or not settings.propensity:
+    if ranked.draws is None or not settings.propensity:
         return choice.greedy(contenders, settings.exploration)
-    return _explore(contenders, among, settings, funnel)
+    return _explore(contenders, ranked, settings, funnel)
 
 
-def _explore(contenders: Sequence[Scored], among: Sequence[Scored], settings: Arbitration, funnel: Funnel) -> Options:
+def _explore(contenders: Ranked, among: Ranked, settings: Arbitration, funnel: Funnel) -> Options:
     """Chances by how often each is the best in what the models hold possible."""
-    exploration_, draws = settings.exploration, funnel.scores.draws
-    assert draws is not None
+    exploration_ = settings.exploration
+    assert among.draws is not None
     known = [1.0] + [0.0] * (len(among) - 1)
     if exploration_.thompson:
-        held_possible = draws[[funnel.rows[each.candidate.index] for each in among]]
-        known = exploration.shares_won(priorities(among, held_possible, settings, funnel.context))
+        known = exploration.shares_won(priorities(among, among.draws[among.order], settings, funnel.context))
     random = known
     if exploration_.control > 0:
-        columns = np.array([each.candidate.index for each in among]) + funnel.draw
+        columns = indices_of(among.candidates)[among.order] + funnel.draw
         random = exploration.shares_won(
             priorities(among, exploration.random_draws(columns + _APART), settings, funnel.context)
         )
@@ -363,17 +387,13 @@ def _probability(chosen: Scored, own: float, arms: Sequence[Ranking], funnel: Fu
     return own if len(arms) == 1 else arms[0].share * own + sum(others)
 
 
-def _still_permitted(remaining: Sequence[Scored], chosen: Scored, funnel: Funnel) -> list[Scored]:
+def _still_permitted(remaining: Ranked, chosen: Scored, funnel: Funnel) -> Ranked:
     """What may still be chosen, now that one more contact counts and budgets are smaller."""
-    around, left = _surroundings(funnel), []
-    for scored in remaining:
-        if scored.candidate.action is not chosen.candidate.action:
-            rejection = constraints.held_back(scored.candidate, around)
-            if rejection is None:
-                left.append(scored)
-            else:
-                funnel.rejections.append(rejection)
-    return left
+    pool, action = remaining.candidates.pool, chosen.candidate.action
+    others = [place for place in range(len(remaining)) if remaining.candidate(place).action is not action]
+    left = remaining.take(others)
+    permitted = constraints.permit(Selection(pool, left.rows), _surroundings(funnel), funnel.rejections)
+    return left.take(np.isin(left.rows, permitted.rows))
 
 
 # --- What was decided ---
@@ -402,20 +422,20 @@ def _commit(scored: Scored, decision: str, probability: float, funnel: Funnel) -
         ),
     )
     history.add_contact(funnel.profile, contact, repertoire.retention, repertoire.profile.limits.contacts)
-    for budget in constraints.rules_for(chosen, repertoire).budgets:
+    for budget in constraints.budgets_of(chosen, repertoire):
         amount = budgets.amount_of(budget, treatment.cost)
         budgets.reserve(budget, funnel.budgets, amount, now_ms, repertoire.zones)
 
 
 def _decision(
-    funnel: Funnel, chosen: Scored | None, options: Options, rank_number: int, probability: float
+    funnel: Funnel, decision: str, chosen: Scored | None, options: Options, rank_number: int, probability: float
 ) -> Decision:
     ask, repertoire, now_ms = funnel.ask, funnel.repertoire, funnel.profile.now_ms
     action = None if chosen is None else chosen.candidate.action
     treatment = None if chosen is None else chosen.candidate.treatment
     arm = None if funnel.experiment is None or funnel.arm is None else ArmRef(funnel.experiment.id, funnel.arm.id)
     return Decision(
-        decision_id=_id(funnel, rank_number),
+        decision_id=decision,
         customer_id=funnel.profile.known_as,
         signal_id=ask.signal.message_id,
         request_id=None if ask.request is None else ask.request.id,
@@ -432,7 +452,7 @@ def _decision(
         control=funnel.control,
         experiment=arm,
         explanation=Explanation(
-            considered=action_count(ask.pool),
+            considered=ask.pool.action_count,
             rejected=decisions.listed(funnel.rejections),
             contenders=decisions.contenders_of(options, chosen, repertoire.arbitration.contenders),
         ),
@@ -452,4 +472,7 @@ def _models(funnel: Funnel) -> Mapping[str, str]:
 
 
 def _content(treatment: Treatment, context: Context) -> dict[str, str]:
-    return {name: template.render(context).text or "" for name, template in treatment.content.items()}
+    return {
+        name: (template.render(context).text or "") if template.constant is None else template.constant
+        for name, template in treatment.content.items()
+    }

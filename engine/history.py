@@ -58,7 +58,8 @@ def add_answer(profile: Profile, answer: Answer, retention: Retention, limit: in
 def bound(profile: Profile, retention: Retention, limit: int) -> None:
     """Keep to what rules need; what then has no room is dropped, the oldest first, and counted."""
     forget(profile, retention)
-    profile.contacts = _newest_contacts(profile, retention.depth)
+    if len(profile.contacts) > min(retention.depth, limit):
+        profile.contacts = _newest_contacts(profile, retention.depth)
     if len(profile.answers) > limit:
         profile.answers = _newest(profile.answers, retention.depth, lambda each: each.type)
     for what, entries in (("contacts", profile.contacts), ("answers", profile.answers)):
@@ -75,7 +76,8 @@ def forget(profile: Profile, retention: Retention) -> None:
     """Drop what no rule looks at any more and nobody can answer."""
     now_ms = profile.now_ms
     for each in profile.contacts:
-        if each.pending is not None and each.pending.closed and each.answerable_until_ms < now_ms:
+        pending = each.pending
+        if pending is not None and pending.closed and each.answerable_until_ms < now_ms:
             each.pending = None
     since_ms = now_ms - retention.contacts_ms
     if profile.contacts and profile.contacts[0].at_ms < since_ms:
@@ -124,7 +126,10 @@ def is_complete(profile: Profile, since_ms: int) -> bool:
 
 def find(profile: Profile, decision_id: str) -> Contact | None:
     """The decision with this id, if the history still has it."""
-    return next((each for each in reversed(profile.contacts) if each.decision_id == decision_id), None)
+    for each in reversed(profile.contacts):
+        if each.decision_id == decision_id:
+            return each
+    return None
 
 
 def is_open(contact: Contact, now_ms: int) -> bool:

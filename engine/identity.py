@@ -108,7 +108,8 @@ def identifiers_of(signal: Signal, rules: IdentityRules) -> list[Identifier]:
     A signal has one user id: `externalIds` of that kind count only where `userId` names nobody.
     """
     named: list[tuple[str, str | None]] = [(USER_ID, signal.user_id), (ANONYMOUS_ID, signal.anonymous_id)]
-    named += [(each.type, each.id) for each in signal.external_ids]
+    if signal.external_ids:
+        named += [(each.type, each.id) for each in signal.external_ids]
     found: dict[str, Identifier] = {}
     user = None
     for kind, value in named:

@@ -7,7 +7,6 @@ The Kafka worker, `batuta replay`, the tests and the benchmarks all call `handle
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -17,7 +16,7 @@ from engine.apprentice import Apprentice, observe
 from engine.arrival import Arrival, Notice, arrive, claim_message, decode_claim, forward, notice
 from engine.budgets import Share
 from engine.context import Context, Request, context_of, folded_scope, with_request
-from engine.decision import Decision, decision_id, outputs_of
+from engine.decision import Decision, outputs_of
 from engine.funnel import REQUEST, Ask, Chooser, Funnel, Lap, decide, quiet_hours_end
 from engine.identity import Demoted, Identifier
 from engine.learning import Example
@@ -235,7 +234,9 @@ def _on_notice(profile: Profile, body: Notice, turn: _Turn) -> str:
 
 def _fire_timers(profile: Profile, turn: _Turn) -> None:
     """Let what fell due before this message happen first, at its own time."""
-    for timer in triggers.take_due(profile, max(profile.now_ms, turn.record.timestamp_ms)):
+    for timer in (
+        () if not profile.timers else triggers.take_due(profile, max(profile.now_ms, turn.record.timestamp_ms))
+    ):
         _pass_time(profile, timer.at_ms, turn)
         context = context_of(profile, timer.signal, turn.repertoire)
         cause = f"timer:{timer.at_ms}:{timer.signal.message_id}"
@@ -249,6 +250,8 @@ def _pass_time(profile: Profile, now_ms: int, turn: _Turn) -> None:
 
 
 def _teach(examples: Sequence[Example], turn: _Turn) -> None:
+    if not examples:
+        return
     turn.effects.outputs += learning.outputs_of(examples)
     for each in examples:
         if each.label is not None:
@@ -315,8 +318,7 @@ def _decide(funnel: Funnel, turn: _Turn) -> list[Decision]:
     the history still has it: the same id must not get a second content.
     """
     ask, repertoire, effects = funnel.ask, turn.repertoire, turn.effects
-    first = decision_id(ask.cause, funnel.profile.customer_id, ask.trigger, ask.placement, 1)
-    if history.find(funnel.profile, first) is not None:
+    if history.find(funnel.profile, funnel.first_id) is not None:
         return []
     if turn.apprentice is not None:
         effects.outputs += observe(funnel, turn.apprentice)
@@ -328,7 +330,7 @@ def _decide(funnel: Funnel, turn: _Turn) -> list[Decision]:
             _teach(learning.await_answer(funnel.profile, contact, repertoire), turn)
         held = "true" if each.control else "false"
         effects.count("decisions", each.action or "none", each.channel or "none", ask.trigger, held)
-    for stage, count in Counter(each.stage for each in funnel.rejections).items():
+    for stage, count in funnel.rejections.counts().items():
         effects.count("suppressed", stage, times=count)
     return made
 

@@ -22,7 +22,7 @@ _MAX_SUM = 2**63
 _Dated = TypeVar("_Dated", "Contact", "Answer")
 
 
-class Seen(msgspec.Struct, array_like=True):
+class Seen(msgspec.Struct, array_like=True, gc=False):
     """An identifier of the customer: its kind, when it was seen first and last, and whether it is somebody else's."""
 
     kind: str
@@ -38,7 +38,7 @@ class LastSignal(msgspec.Struct, frozen=True, array_like=True):
     properties: dict[str, Any]
 
 
-class Pending(msgspec.Struct, array_like=True):
+class Pending(msgspec.Struct, array_like=True, gc=False):
     """What a decision was scored with, kept until nothing more can become of it; see `engine.learning`.
 
     `model`, `version`: what scored it; no version, the stated propensity. `features`: as stored by `engine.learning`.
@@ -60,7 +60,7 @@ class Pending(msgspec.Struct, array_like=True):
     reward: float = 0.0
 
 
-class Contact(msgspec.Struct, array_like=True):
+class Contact(msgspec.Struct, array_like=True, gc=False):
     """A decision made for the customer.
 
     `counts`: toward caps. `outbound`: the engine spoke first, so it is a promise. `answer`: the outcome that
@@ -84,7 +84,7 @@ class Contact(msgspec.Struct, array_like=True):
     pending: Pending | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An outcome: what suppression policies and influencers count."""
 
     type: str
@@ -103,7 +103,7 @@ class Timer(msgspec.Struct, frozen=True, array_like=True):
     signal: Signal
 
 
-class Outbound(msgspec.Struct, frozen=True, array_like=True):
+class Outbound(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An output kept until the record that caused it is committed, so that a redelivery re-emits the same bytes."""
 
     read_topic: str
@@ -216,15 +216,16 @@ def fold(profile: Profile, signal: Signal, rules: ProfileRules, scope: Mapping[s
 
     Folding the same signals in any order gives the same facts, up to float rounding and the bounds.
     """
-    profile.created_ms = _earlier(profile.created_ms, signal.time_ms)
-    profile.seen_ms = _later(profile.seen_ms, signal.time_ms)
+    created_ms, seen_ms, at_ms = profile.created_ms, profile.seen_ms, signal.time_ms
+    profile.created_ms = at_ms if created_ms is None or at_ms < created_ms else created_ms
+    profile.seen_ms = at_ms if seen_ms is None or at_ms > seen_ms else seen_ms
     if signal.traits:
         _fold_traits(profile, signal, rules.limits)
     _fold_last(profile, signal, rules.limits)
-    lost = consent.state(profile.consent, consent.statements_of(signal))
-    if lost:
+    said = consent.statements_of(signal)
+    if said and (lost := consent.state(profile.consent, said)):
         profile.drop("consent", lost)
-    for definition in rules.aggregates:
+    for definition in rules.folding(signal.name):
         state = profile.aggregates.get(definition.name)
         folded = aggregates.fold(definition, state, scope, signal.time_ms)
         if folded is not None:
@@ -405,7 +406,7 @@ def note_identifier(
 
 def trim_aggregates(profile: Profile, rules: ProfileRules) -> None:
     """Drop what has left the windows by the customer's clock; no value changes."""
-    for definition in rules.aggregates:
+    for definition in rules.windowed:
         state = profile.aggregates.get(definition.name)
         if state is not None:
             aggregates.trim(definition, state, profile.now_ms)
@@ -413,11 +414,13 @@ def trim_aggregates(profile: Profile, rules: ProfileRules) -> None:
 
 def enforce_bounds(profile: Profile, limits: Limits) -> None:
     """Drop the oldest entries of whatever exceeds its bound, and count them."""
-    _shrink(
-        profile, "identifiers", profile.identifiers, limits.identifiers, lambda key: profile.identifiers[key].last_ms
-    )
-    _shrink(profile, "traits", profile.traits, limits.traits, lambda name: profile.trait_times.get(name, 0))
-    _shrink(profile, "last_signals", profile.last, limits.last_signals, lambda name: profile.last[name].at_ms)
+    identifiers, traits, last = profile.identifiers, profile.traits, profile.last
+    if len(identifiers) > limits.identifiers:
+        _shrink(profile, "identifiers", identifiers, limits.identifiers, lambda key: identifiers[key].last_ms)
+    if len(traits) > limits.traits:
+        _shrink(profile, "traits", traits, limits.traits, lambda name: profile.trait_times.get(name, 0))
+    if len(last) > limits.last_signals:
+        _shrink(profile, "last_signals", last, limits.last_signals, lambda name: last[name].at_ms)
     if len(profile.trait_times) > len(profile.traits):
         profile.trait_times = {name: at for name, at in profile.trait_times.items() if name in profile.traits}
     if len(profile.timers) > limits.timers:
@@ -433,7 +436,6 @@ def enforce_bounds(profile: Profile, limits: Limits) -> None:
 
 def _shrink(profile: Profile, what: str, entries: dict[str, Any], limit: int, at_ms: Callable[[str], int]) -> None:
     excess = len(entries) - limit
-    if excess > 0:
-        for key in sorted(entries, key=lambda each: (at_ms(each), each))[:excess]:
-            del entries[key]
-        profile.drop(what, excess)
+    for key in sorted(entries, key=lambda each: (at_ms(each), each))[:excess]:
+        del entries[key]
+    profile.drop(what, excess)

@@ -17,6 +17,7 @@ from engine.aggregates import Aggregate
 from engine.calendar import QuietHours, Zones
 from engine.expression import Expression, Predicates
 from engine.features import FeatureSchema
+from engine.lazy import once
 from engine.template import Template
 
 ConsentRule = Literal["required", "implied", "none"]
@@ -73,7 +74,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     when: Expression
 
 
-class ProfileRules(msgspec.Struct, frozen=True, kw_only=True):
+class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What of a signal is kept. `merge`: strategy per trait when two profiles become one; default `most-recent`."""
 
     limits: Limits = Limits()
@@ -82,6 +83,32 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[Segment, ...] = ()
     timezone_trait: str = "timezone"
     country_trait: str = "country"
+
+    @once
+    def by_name(self) -> Mapping[str, Aggregate]:
+        """Aggregates by name."""
+        return {each.name: each for each in self.aggregates}
+
+    @once
+    def windowed(self) -> tuple[Aggregate, ...]:
+        """The aggregates whose events leave their window."""
+        return tuple(each for each in self.aggregates if each.window.bucket_ms)
+
+    def folding(self, name: str) -> tuple[Aggregate, ...]:
+        """The aggregates that may count signals of a name."""
+        return self._by_event.get(name, self._of_any)
+
+    @once
+    def _of_any(self) -> tuple[Aggregate, ...]:
+        return tuple(each for each in self.aggregates if not each.events)
+
+    @once
+    def _by_event(self) -> Mapping[str, tuple[Aggregate, ...]]:
+        events = {event for each in self.aggregates for event in each.events}
+        return {
+            event: tuple(each for each in self.aggregates if not each.events or event in each.events)
+            for event in events
+        }
 
 
 # --- What can be done ---
@@ -477,7 +504,9 @@ class Repertoire(msgspec.Struct, frozen=True, kw_only=True):
     """Named constants of the operator, the root `parameters` of expressions."""
     seed: int = 0
     """Salt of every random draw; a replay may choose another."""
-    pools: dict[str, tuple[Candidate, ...]] = {}
-    """Which candidates a trigger, slot or channel has, kept once looked up; see `engine.candidates`."""
-    covering: dict[int | CoveringRules, CoveringRules] = {}
-    """Which constraints speak of a candidate, by its index, and equal ones by themselves; see `engine.constraints`."""
+    pools: dict[str, Any] = {}
+    """What triggers, slots and channels may choose from, compiled when first asked for; see `engine.candidates`."""
+
+    def __post_init__(self) -> None:
+        # A copy with other rules must not go by what was compiled of these.
+        msgspec.structs.force_setattr(self, "pools", {})

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from engine.context import Context
 from engine.exploration import Draws
 from engine.features import Value
 from engine.profile import Profile
 from engine.repertoire import Candidate
+
+Column = npt.NDArray[np.float64]
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -22,7 +26,7 @@ class Scores(msgspec.Struct, frozen=True):
     to so far; None: all. `features`: the customer's, as they were read for the models.
     """
 
-    propensities: Sequence[float]
+    propensities: Sequence[float] | Column
     models: Mapping[str, str]
     draws: Draws | None = None
     reach: Sequence[float] | None = None

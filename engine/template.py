@@ -52,16 +52,22 @@ class _Placeholder(msgspec.Struct, frozen=True):
 
 
 class Template:
-    """A compiled template; immutable."""
+    """A compiled template; immutable.
 
-    __slots__ = ("_may_miss", "_parts", "_placeholders", "_room", "paths", "source")
+    `may_miss`: whether it has a placeholder without a default. `likeness`: equal for templates that lack the same in a
+    scope where both are short. `constant`: the text of one without placeholders.
+    """
+
+    __slots__ = ("_parts", "_placeholders", "_room", "constant", "likeness", "may_miss", "paths", "source")
 
     def __init__(self, source: str, parts: tuple[str | _Placeholder, ...]) -> None:
         self.source, self._parts = source, parts
         self._room = MAX_RESULT - len(source)
         placeholders = tuple(part for part in parts if isinstance(part, _Placeholder))
         self._placeholders = placeholders
-        self._may_miss = any(each.default is None for each in placeholders)
+        self.may_miss = any(each.default is None for each in placeholders)
+        self.likeness = tuple((each.expression.source, each.default) for each in placeholders)
+        self.constant = None if placeholders else "".join(map(str, parts))
         self.paths = frozenset(path for each in placeholders for path in each.expression.paths)
 
     def render(self, scope: Scope) -> Rendered:
@@ -81,9 +87,14 @@ class Template:
             texts.append(text)
         return Rendered(text="".join(texts))
 
+    def is_short(self, scope: Scope) -> bool:
+        """Whether all that its placeholders give would fit into any template."""
+        texts = (written(each.expression.value(scope)) for each in self._placeholders)
+        return sum(len(text) for text in texts if text is not None) <= MAX_RESULT - MAX_SOURCE
+
     def missing(self, scope: Scope) -> str | None:
         """The first placeholder without a text, as `render` finds it, without the trouble of writing the text."""
-        if not self._may_miss:
+        if not self.may_miss:
             return None
         room = self._room
         for each in self._placeholders:

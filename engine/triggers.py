@@ -29,19 +29,21 @@ class SegmentChanges(msgspec.Struct, frozen=True):
 
 def update_segments(profile: Profile, context: Context, rules: ProfileRules) -> SegmentChanges:
     """Re-evaluate every segment; those that changed are written to the profile and the context."""
-    entered, left = set(), set()
+    segments, entered, left, held = profile.segments, list[str](), list[str](), 0
     for segment in rules.segments:
-        belongs, belonged = segment.when.test(context), segment.id in profile.segments
+        belongs, belonged = segment.when.test(context), segment.id in segments
+        held += belongs
         if belongs and not belonged:
-            profile.segments[segment.id] = profile.now_ms
-            entered.add(segment.id)
+            segments[segment.id] = profile.now_ms
+            entered.append(segment.id)
         elif belonged and not belongs:
-            del profile.segments[segment.id]
-            left.add(segment.id)
-    known = {segment.id for segment in rules.segments}
-    for stale in [each for each in profile.segments if each not in known]:
-        del profile.segments[stale]
-    context["segments"] = frozenset(profile.segments)
+            del segments[segment.id]
+            left.append(segment.id)
+    if held < len(segments):
+        known = {segment.id for segment in rules.segments}
+        for stale in [each for each in segments if each not in known]:
+            del segments[stale]
+    context["segments"] = frozenset(segments)
     return SegmentChanges(frozenset(entered), frozenset(left))
 
 
@@ -82,9 +84,11 @@ def _is_off(trigger: Trigger | None, context: Context) -> bool:
 
 def next_due_ms(profile: Profile) -> int | None:
     """When the customer has to be woken, for a trigger or the end of a window; None when nothing waits."""
-    due_ms = min((each.at_ms for each in profile.timers), default=None)
     closes_ms = profile.closes_ms
-    return closes_ms if due_ms is None else due_ms if closes_ms is None else min(due_ms, closes_ms)
+    if not profile.timers:
+        return closes_ms
+    due_ms = min(each.at_ms for each in profile.timers)
+    return due_ms if closes_ms is None else min(due_ms, closes_ms)
 
 
 def take_due(profile: Profile, now_ms: int) -> list[Timer]:

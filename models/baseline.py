@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from engine import history
+from engine.candidates import indices_of
 from engine.context import Context
 from engine.profile import Profile
 from engine.repertoire import Candidate, Repertoire
@@ -24,26 +27,32 @@ class PriorScorer:
     """
 
     def __init__(self, repertoire: Repertoire) -> None:
-        self._channels = repertoire.channels
         self.models = {MODEL: repertoire.version}
+        treatments = [each.treatment for each in repertoire.candidates]
+        self._stated = np.array([each.propensity for each in treatments])
+        self._channels = [repertoire.channels[each] for each in dict.fromkeys(each.channel for each in treatments)]
+        places = {each.id: place for place, each in enumerate(self._channels)}
+        self._channel_of = np.array([places[each.channel] for each in treatments], dtype=np.intp)
 
     def score(self, candidates: Sequence[Candidate], context: Context, profile: Profile, draw: int = 0) -> Scores:  # noqa: ARG002 - priors know no context, no chance
         """Propensity of each candidate, in [0, 1]."""
-        affinity = {channel: self._affinity(channel, profile) for channel in {c.treatment.channel for c in candidates}}
-        propensities = [min(1.0, each.treatment.propensity * affinity[each.treatment.channel]) for each in candidates]
-        return Scores(propensities, self.models)
+        indices = indices_of(candidates)
+        affinity = np.array(self._affinities(profile))
+        return Scores(np.minimum(1.0, self._stated[indices] * affinity[self._channel_of[indices]]), self.models)
 
-    def _affinity(self, channel: str, profile: Profile) -> float:
-        """The person's smoothed rate over the channel's; 1 for somebody nothing is known about."""
-        usual = self._channels[channel].answers
-        over = [
-            each.taken
-            for each in profile.contacts
-            if each.channel == channel and (each.taken or not history.is_open(each, profile.now_ms))
-        ]
-        if not over or usual == 0:
-            return 1.0
-        return (STARTING_EVIDENCE * usual + sum(over)) / (STARTING_EVIDENCE + len(over)) / usual
+    def _affinities(self, profile: Profile) -> list[float]:
+        """Of each channel the person's smoothed rate over the channel's; 1 for somebody nothing is known about."""
+        over: dict[str, list[bool]] = {}
+        for each in profile.contacts:
+            if each.taken or not history.is_open(each, profile.now_ms):
+                over.setdefault(each.channel, []).append(each.taken)
+        return [_affinity(over.get(channel.id, ()), channel.answers) for channel in self._channels]
+
+
+def _affinity(over: Sequence[bool], usual: float) -> float:
+    if not over or usual == 0:
+        return 1.0
+    return (STARTING_EVIDENCE * usual + sum(over)) / (STARTING_EVIDENCE + len(over)) / usual
 
 
 # --- Chance, to compare with ---

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from engine.candidates import indices_of
 from engine.context import Context
 from engine.exploration import DRAWS, Draws, posterior_draws
 from engine.learning import action_scope, model_of
@@ -28,8 +29,8 @@ UNTRAINED = "untrained"
 class Bound(msgspec.Struct, frozen=True):
     """One version of a model over the candidates it scores, by their place among these.
 
-    `posterior`: None while the model is tripped. `maturity`: what share of each candidate's rewards have come, less
-    than all of it for any when it is `young`.
+    `posterior`: None while the model is tripped. `maturity`: what to divide each candidate's reward by, as some of it
+    is still to come; 1 for all unless the model is `young`.
     `reach`: the share of customers each may be sent to; None: all may.
     """
 
@@ -87,7 +88,7 @@ class ModelScorer:
             slots = self._repertoire.features.slots
             posterior = learner.posterior(snapshot.exported, slots, covered.arms, covered.action_x, covered.priors)
         maturity = np.array([snapshot.maturity.get(arm, 1.0) for arm in covered.arms], dtype=np.float32)
-        young, reach = bool((maturity < 1.0).any()), self._reach(snapshot, covered.arms)
+        young, reach = bool((maturity != 1.0).any()), self._reach(snapshot, covered.arms)
         return Bound(snapshot.model, snapshot.version, posterior, maturity, young, reach)
 
     def swap(self, bound: Bound) -> None:
@@ -102,7 +103,7 @@ class ModelScorer:
         """Propensities and draws of each candidate, in [0, 1]."""
         if not self._ids or not candidates:
             return self._prior.score(candidates, context, profile, draw)
-        index = np.fromiter([each.index for each in candidates], dtype=np.intp, count=len(candidates))
+        index = indices_of(candidates)
         owners, rows, columns = self._owner[index], self._row[index], index + draw
         schema = self._repertoire.features
         values = schema.read(context)
@@ -116,7 +117,7 @@ class ModelScorer:
             means, draws, models = self._mixed(candidates, context, profile, x, columns)
         if models.keys() == self._prior.models.keys():
             return self._prior.score(candidates, context, profile, draw)
-        return Scores(means.tolist(), models, draws, self._reaches(owners, rows), values)
+        return Scores(means, models, draws, self._reaches(owners, rows), values)
 
     def _mixed(
         self,
@@ -127,7 +128,7 @@ class ModelScorer:
         columns: Rows,
     ) -> tuple[Means, Draws, dict[str, str]]:
         """Means and draws of candidates of several models, of none, or of one that is tripped; and what said so."""
-        index = np.array([each.index for each in candidates])
+        index = indices_of(candidates)
         owners, rows = self._owner[index], self._row[index]
         means = np.array(self._prior.score(candidates, context, profile).propensities)
         draws = np.repeat(means.astype(np.float32)[:, None], DRAWS, axis=1)

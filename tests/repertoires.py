@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
+
 from engine import candidates
+from engine.arbitration import Factors, Ranked
 from engine.budgets import Budgets, Share
 from engine.calendar import Zones
-from engine.candidates import Rejection
+from engine.candidates import Rejection, Rejections, select
 from engine.constraints import permit, surroundings
 from engine.context import Request, context_of, with_request
 from engine.expression import Predicates, compile_expression
@@ -202,11 +205,18 @@ def let_through(
     repertoire: Repertoire, profile: Profile, *, in_slot: bool = False, budgets: Budgets | None = None
 ) -> tuple[list[str], list[Rejection]]:
     """The treatments that no constraint holds back, and why the others are held."""
-    rejections: list[Rejection] = []
+    rejections = Rejections()
     spent = {} if budgets is None else budgets
     around = surroundings(profile, spent, Share(0, 1), repertoire, in_slot=in_slot)
-    found = permit(repertoire.candidates, around, rejections)
-    return [each.treatment.id for each in found], rejections
+    found = permit(select(repertoire.candidates, repertoire), around, rejections)
+    return [each.treatment.id for each in found], list(rejections)
+
+
+def in_order(repertoire: Repertoire) -> Ranked:
+    """All candidates, ranked as they come, all factors 1 but for a propensity of 0.5."""
+    every = select(repertoire.candidates, repertoire)
+    halves = np.full(len(every), 0.5)
+    return Ranked(every, Factors(halves, 1.0, 1.0, 1.0, halves), np.arange(len(every)))
 
 
 def decisions_of(outputs: Iterable[Output]) -> list[dict[str, Any]]:
@@ -230,6 +240,7 @@ __all__ = [
     "channels",
     "decisions_of",
     "identity_rules",
+    "in_order",
     "let_through",
     "zones",
 ]

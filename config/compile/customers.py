@@ -100,6 +100,7 @@ def _aggregate(name: str, written: AggregateDocument, c: Compilation) -> Aggrega
             function=written.function,
             window=_window((*path, "window"), written.window, c),
             where=_filter(written.events, where),
+            events=written.events,
             of=None if of is None else of.value,
             by=None if by is None else by.value,
             max_keys=written.max_keys,

@@ -15,6 +15,7 @@ from config.documents.learning import ModelsFile
 from config.documents.offers import ActionsFile, ChannelsFile
 from config.draft import Draft
 from config.faults import Fault
+from engine.funnel import prepare
 from engine.history import retention_of
 from engine.repertoire import Repertoire
 
@@ -66,6 +67,8 @@ def compile_draft(draft: Draft) -> tuple[Repertoire, list[Fault]]:
     if not c.faults and not draft.left_out:
         decisions.check_pools(repertoire, c)
         learning.check_models(repertoire, models, acts, c)
+    if not c.faults and not draft.left_out:
+        prepare(repertoire)
     return repertoire, c.faults
 
 

@@ -3,7 +3,7 @@
 Text is parsed by Python's own parser, held against a whitelist and compiled once to nested closures over a
 *scope*: a mapping of roots (`profile`, `signal`, `segments`, `now_ms`, ...) to plain values (dict, list,
 tuple, set, str, bool, int, float, None). Read in the order `syntax` (text to tree), `schema` (names and
-types), `closures` (tree to function), `compiled` (what callers hold).
+types), `closures` (tree to function), `panel` (many trees to one table), `compiled` (what callers hold).
 
 **What may be written.** `and or not`; `== != < <= > >=`, chained as in `18 <= profile.age < 65`; `in`, `not
 in`; `is null`, `is not null`; dotted paths; `path["any key"]`, `path[0]`, `path[expression]`; text, numbers,
@@ -48,6 +48,7 @@ over 1,000 entries; in sets and maps it is one hash look-up.
 """
 
 from engine.expression.compiled import Expression, Memo, Predicates, compile_expression
+from engine.expression.panel import Answers, Panel
 from engine.expression.schema import Schema, Spec
 from engine.expression.syntax import ExpressionError
 from engine.expression.values import ANY, BOOLEAN, LIST, MAP, MISSING, NUMBER, STRING, Scope, Type
@@ -60,9 +61,11 @@ __all__ = [
     "MISSING",
     "NUMBER",
     "STRING",
+    "Answers",
     "Expression",
     "ExpressionError",
     "Memo",
+    "Panel",
     "Predicates",
     "Schema",
     "Scope",

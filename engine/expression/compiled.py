@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from engine.expression.closures import build, build_test, conjuncts
+from engine.expression.panel import Answers, Panel
 from engine.expression.schema import Schema, infer
 from engine.expression.syntax import Text, paths
 from engine.expression.values import Evaluator, Scope, Type
@@ -14,16 +15,16 @@ from engine.expression.values import Evaluator, Scope, Type
 class Expression:
     """One compiled expression; immutable.
 
-    `source`: the text as written. `key`: its canonical form: spacing, quotes, redundant parentheses and the
-    spelling of constants and paths do not matter, order does. `type`: of its value, when that is no error.
-    `paths`: every path it reads, as root and keys. `value(scope)`: its value, or MISSING. `test(scope)`:
-    whether its value is exactly true. Neither changes the scope, or raises for one of plain values.
+    `source`: the text as written. `tree`: what it was parsed to. `key`: its canonical form: spacing, quotes,
+    redundant parentheses and the spelling of constants and paths do not matter, order does. `type`: of its value,
+    when that is no error. `paths`: every path it reads, as root and keys. `value(scope)`: its value, or MISSING.
+    `test(scope)`: whether its value is exactly true. Neither changes the scope, or raises for one of plain values.
     """
 
-    __slots__ = ("_tree", "key", "paths", "source", "test", "type", "value")
+    __slots__ = ("key", "paths", "source", "test", "tree", "type", "value")
 
     def __init__(self, source: str, tree: ast.expr, type_: Type) -> None:
-        self.source, self.type, self._tree = source, type_, tree
+        self.source, self.type, self.tree = source, type_, tree
         self.key = ast.unparse(tree)
         self.paths = frozenset(paths(tree))
         self.value = build(tree)
@@ -34,7 +35,7 @@ class Expression:
 
     def conjuncts(self) -> tuple[Expression, ...]:
         """The terms of the `and` at the top: the expression tests true exactly when each of them does."""
-        terms = conjuncts(self._tree)
+        terms = conjuncts(self.tree)
         if len(terms) == 1:
             return (self,)
         return tuple(Expression(ast.unparse(term), term, Type.BOOLEAN) for term in terms)
@@ -83,34 +84,44 @@ class Predicates:
         """The text of a predicate, to be shown to people."""
         return self._predicates[index].source
 
+    def panel(self, indices: Iterable[int]) -> Panel:
+        """These predicates, to be answered together."""
+        return Panel({index: self._predicates[index].tree for index in indices})
+
     def evaluate(self, scope: Scope) -> Memo:
         """The truth of each predicate, found when first asked for; the scope must not change meanwhile."""
         return Memo(self, self._values, scope)
 
 
 class Memo:
-    """Which predicates hold in one scope."""
+    """Which predicates hold in one scope, each found out when first asked for."""
 
-    __slots__ = ("_known", "_scope", "_values", "source")
+    __slots__ = ("_answers", "_known", "_places", "_scope", "_values", "source")
 
     def __init__(self, predicates: Predicates, values: list[Evaluator], scope: Scope) -> None:
         self._values, self._scope, self.source = values, scope, predicates.source
-        self._known: list[bool | None] = [None] * len(values)
+        self._known: dict[int, bool] = {}
+        self._places: Mapping[int, int] = {}
+        self._answers: Answers | None = None
+
+    def answer(self, panel: Panel) -> Answers:
+        """The answers of a panel of these predicates, by its `places`; remembered."""
+        if self._answers is None or self._places is not panel.places:
+            self._places, self._answers = panel.places, panel.answer(self._scope)
+        return self._answers
 
     def truth(self, index: int) -> bool:
         """Whether predicate `index` is exactly true."""
-        holds = self._known[index]
+        holds = self._known.get(index)
         if holds is None:
-            holds = self._known[index] = self._values[index](self._scope) is True
+            place = self._places.get(index)
+            if place is None or self._answers is None:
+                holds = self._values[index](self._scope) is True
+            else:
+                holds = bool(self._answers[place])
+            self._known[index] = holds
         return holds
 
     def first_false(self, indices: Iterable[int]) -> int | None:
         """The first of these that does not hold, the reason why a rule did not; None when the rule holds."""
-        known, values, scope = self._known, self._values, self._scope
-        for index in indices:
-            holds = known[index]
-            if holds is None:
-                holds = known[index] = values[index](scope) is True
-            if not holds:
-                return index
-        return None
+        return next((index for index in indices if not self.truth(index)), None)

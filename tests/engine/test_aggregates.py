@@ -456,7 +456,11 @@ class TestValues:
     def values(self, *events: Event) -> Values:
         """The four aggregates after the events."""
         states = {definition.name: folded(definition, list(events)) for definition in self.ALL}
-        return Values(self.ALL, {name: state for name, state in states.items() if state is not None}, 10)
+        return Values(
+            {each.name: each for each in self.ALL},
+            {name: state for name, state in states.items() if state is not None},
+            10,
+        )
 
     def test_a_name_gives_its_value_and_a_key_its_part(self):
         """As rules see them: by name, and by key where there is a breakdown."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.arbitration import Scored, influences, rank
-from engine.candidates import Rejection
+from engine.candidates import Rejection, Rejections, select
 from engine.context import context_of
 from engine.expression import compile_expression
 from engine.profile import Answer, Profile
@@ -30,12 +31,12 @@ def _rank(
     profile = a_profile() if profile is None else profile
     signal = Signal("m1", "track", START_MS, event="Go", properties={"intent": "cancel", "total": 40})
     context = context_of(profile, signal, repertoire)
-    given_ = propensity if isinstance(propensity, list) else [propensity] * len(repertoire.candidates)
-    pairs = zip(repertoire.candidates, given_, strict=True)
+    candidates = select(repertoire.candidates, repertoire)
+    given_ = np.array(propensity if isinstance(propensity, list) else [propensity] * len(candidates))
     settings = repertoire.arbitration if settings is None else settings
-    rejections: list[Rejection] = []
+    rejections = Rejections()
     truths = repertoire.predicates.evaluate(context)
-    return rank(pairs, context, profile, settings, repertoire, truths, rejections), rejections
+    return list(rank(candidates, given_, context, profile, settings, truths, rejections)), list(rejections)
 
 
 def _ids(ranked: list[Scored]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from engine.candidates import action_count, for_fallback, for_request, for_trigger, is_sent
+from engine.candidates import Pool, for_fallback, for_request, for_trigger, indices_of, is_sent
 from engine.context import Request
-from engine.repertoire import Placement, Repertoire, Scope, Trigger
-from tests.repertoires import Builder
+from engine.repertoire import Constraints, ContactLimit, Placement, Repertoire, Scope, Trigger, Window
+from tests.repertoires import Builder, a_profile, let_through
 
 
 def _shop(**changes) -> Repertoire:
@@ -112,7 +113,31 @@ def test_pools_are_kept_apart():
     assert for_trigger(repertoire, repertoire.triggers[0]) is asked[0]
 
 
+def test_a_copy_with_other_rules_has_pools_of_its_own():
+    """What was compiled of the one is not true of the other."""
+    trigger = SHOP.triggers[0]
+    limit = ContactLimit(id="none", limit=0, window=Window(span_ms=1))
+    strict = msgspec.structs.replace(SHOP, constraints=Constraints(purposes={}, contact_limits=(limit,)))
+    assert for_trigger(SHOP, trigger) == for_trigger(strict, trigger)
+    for repertoire, reasons in ((SHOP, set()), (strict, {"consent"})):
+        assert {each.stage for each in let_through(repertoire, a_profile())[1]} == reasons
+
+
+def test_a_pool_is_in_the_order_of_ids_and_selections_keep_it():
+    """However it was put together; what is kept of it is kept in order, by mask, by place or by what is true of it."""
+    pool = Pool(reversed(SHOP.candidates), SHOP)
+    assert pool == SHOP.candidates
+    assert pool.every[1:3] == list(SHOP.candidates[1:3])
+    assert pool.every[-1] is SHOP.candidates[-1]
+    emails = pool.every.where(lambda each: each.treatment.channel == "email")
+    assert _ids(emails) == ["a-email", "b-email"]
+    assert _ids(emails.keep(slice(1, None))) == ["b-email"]
+    assert indices_of(emails).tolist() == [each.index for each in emails]
+    with pytest.raises(IndexError):
+        emails[2]
+
+
 def test_what_is_sent_and_what_is_shown():
     """Made for a slot or on an inbound channel: shown; all else is sent."""
     assert {each.treatment.id for each in SHOP.candidates if is_sent(each, SHOP)} == {"a-email", "a-push", "b-email"}
-    assert action_count(SHOP.candidates) == 3
+    assert for_request(SHOP, _request(), None)[0].action_count == 3

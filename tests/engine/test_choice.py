@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from engine.arbitration import Scored
+from engine.arbitration import Ranked
 from engine.choice import best_treatments, certain, draw, explored, greedy, pick
 from engine.repertoire import Exploration
-from tests.repertoires import Builder
+from tests.repertoires import Builder, in_order
 
 
 def test_a_draw_is_uniform_and_its_own_for_every_decision_and_seed():
@@ -25,11 +25,11 @@ def test_a_draw_is_uniform_and_its_own_for_every_decision_and_seed():
 # --- Probabilities ---
 
 
-def _ranked(count: int, **changes) -> list[Scored]:
+def _ranked(count: int, **changes) -> Ranked:
     b = Builder()
     for n in range(count):
         b.action(f"a{n:02}", **changes)
-    return [Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates]
+    return in_order(b.build())
 
 
 @given(st.integers(1, 12), st.floats(0, 1))
@@ -59,12 +59,12 @@ def test_every_option_keeps_the_floor_and_chances_add_up(wins, epsilon, floor, s
     """Whatever the draws say, each option has at least the floor, as far as there is room; both add up to 1."""
     ranked, known = _ranked(len(wins)), [each / sum(wins) for each in wins]
     settings = Exploration(epsilon=epsilon, floor=floor, control=share)
-    options = explored(ranked[:2], ranked, known, known[::-1], settings, control=control)
+    options = explored(ranked.take(slice(2)), ranked, known, known[::-1], settings, control=control)
     least = min(1 / len(options.scored), max(epsilon / len(options.scored), floor))
     for chances in (options.own, options.overall):
         assert sum(chances) == pytest.approx(1)
         assert min(chances) >= least - 1e-12
-    assert {id(each) for each in options.scored} >= {id(each) for each in ranked[:2]}
+    assert options.scored[:2] == ranked[:2]
 
 
 def test_model_control_is_part_of_the_logged_chance_for_everybody():
@@ -99,5 +99,6 @@ def test_of_an_action_the_best_treatment_contends():
     """The first of each action, in the order of the ranking."""
     b = Builder()
     b.action("a", b.treatment("a1"), b.treatment("a2")).action("b", b.treatment("b1"))
-    a1, a2, b1 = (Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates)
-    assert best_treatments([b1, a2, a1]) == [b1, a2]
+    a1, a2, b1 = ranked = in_order(b.build())
+    assert best_treatments(ranked.take([2, 1, 0])) == [b1, a2]
+    assert best_treatments(ranked) == [a1, b1]

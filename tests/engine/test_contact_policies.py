@@ -255,7 +255,11 @@ def test_which_contacts_a_limit_counts():
 
     def count(since_ms: int = 0, **scope) -> int:
         named = {name: frozenset(values) for name, values in scope.items()}
-        return count_contacts(Scope(**named), since_ms, contacts, repertoire)
+        limit = ContactLimit(id="l", limit=1, window=ROLLING_WEEK, scope=Scope(**named))
+        every = ContactLimit(id="all", limit=1, window=ROLLING_WEEK)
+        counts = count_contacts([limit, every], [since_ms, 0], contacts, repertoire)
+        assert counts[1] == 3
+        return counts[0]
 
     assert count() == 3
     assert count(since_ms=START_MS - 2) == 2

@@ -8,8 +8,7 @@ import jsonschema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.arbitration import Scored
-from engine.candidates import Rejection
+from engine.candidates import Rejection, Rejections
 from engine.choice import NOTHING, greedy
 from engine.decision import (
     MAX_REJECTED,
@@ -21,7 +20,7 @@ from engine.decision import (
 from engine.funnel import decide
 from engine.repertoire import Exploration, Holdout
 from engine.schemas import message_schema
-from tests.repertoires import Builder, a_funnel
+from tests.repertoires import Builder, a_funnel, in_order
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(["", "\0", "a\0b", "0", "1", '"', ","])
 CAUSES = st.tuples(TEXTS, TEXTS, TEXTS, st.none() | TEXTS, st.integers(1, 20))
@@ -61,7 +60,7 @@ def test_contenders_are_the_best_that_were_not_chosen():
     b = Builder()
     for n in range(5):
         b.action(f"a{n}")
-    ranked = [Scored(each, 0.5, 1.0, 1.0, 1.0, 0.5) for each in b.build().candidates]
+    ranked = in_order(b.build())
     options = greedy(ranked, Exploration(epsilon=0.5))
     listed = contenders_of(options, ranked[1], 3)
     assert [(each.action, each.probability) for each in listed] == [("a0", 0.6), ("a2", 0.1), ("a3", 0.1)]
@@ -109,8 +108,12 @@ def test_every_kind_of_decision_is_what_the_schema_says():
 
 def test_an_explanation_stays_small_enough_to_send():
     """Of more rejections than a message should hold, the rest are counted in the last entry."""
-    rejections = [Rejection(f"a{n}", "eligibility", "no") for n in range(MAX_REJECTED + 5)]
-    assert listed(rejections[:MAX_REJECTED]) == rejections[:MAX_REJECTED]
+    rejections = Rejections()
+    for n in range(MAX_REJECTED):
+        rejections.add(f"a{n}", "eligibility", "no")
+    assert listed(rejections) == rejections
+    for n in range(5):
+        rejections.add(f"b{n}", "eligibility", "no")
     cut = listed(rejections)
     assert cut[:-1] == rejections[: MAX_REJECTED - 1]
     assert cut[-1] == Rejection("*", "eligibility", "and 6 more, from here on")

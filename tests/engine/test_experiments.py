@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.candidates import Rejection
+from engine.candidates import Rejection, Rejections, select
 from engine.context import context_of
 from engine.experiments import arm_of, bucket, experiment_for, is_exempt, is_held_out, left_by, shares
 from engine.expression import compile_expression
@@ -126,8 +126,8 @@ def test_an_arm_leaves_actions_or_treatments(arm, left):
     """Those it names only, or all but those it names; each of the others has a reason."""
     b = Builder()
     b.action("a", b.treatment("t1"), b.treatment("t2")).action("b", b.treatment("u"))
-    candidates = b.build().candidates
-    rejections: list[Rejection] = []
+    repertoire, rejections = b.build(), Rejections()
+    candidates = select(repertoire.candidates, repertoire)
     split = Arm(id="arm", weight=1.0, **{name: frozenset(ids) for name, ids in arm.items()})
     kept = [each.treatment.id for each in left_by(split, _experiment(1.0), candidates, rejections)]
     assert kept == left
@@ -173,5 +173,6 @@ def test_no_arm_holds_back_what_is_mandatory():
     b = Builder().action("offer").action("other").action("recall", action_class="mandatory")
     arm = Arm(id="a", weight=1.0, only=frozenset({"offer"}), exclude=frozenset({"recall"}))
     experiment = Experiment(id="e", salt="s", arms=(arm,))
-    left = left_by(arm, experiment, b.build().candidates, [])
+    repertoire = b.build()
+    left = left_by(arm, experiment, select(repertoire.candidates, repertoire), Rejections())
     assert [each.action.id for each in left] == ["offer", "recall"]

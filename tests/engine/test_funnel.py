@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 from engine.budgets import Share, Spending
 from engine.calendar import QuietHours
-from engine.candidates import STAGES, Rejection
+from engine.candidates import STAGES, Pool, Rejection, pools_of
 from engine.context import Request
-from engine.decision import Decision
-from engine.funnel import decide
+from engine.decision import Decision, outputs_of
+from engine.funnel import decide, prepare
 from engine.repertoire import (
     Arbitration,
     Arm,
@@ -125,8 +126,10 @@ def test_a_decision_says_all_there_is_to_say():
     b = Builder().action("a", value=20.0, expires_after_ms=HOUR_MS).action("b").action("c", value=1.0)
     settings = Arbitration(contenders=1)
     profile = a_profile(traits={"first_name": "Ana"})
-    [decision] = decide(a_funnel(b.build(arbitration=settings), profile))
-    assert msgspec.to_builtins(decision) == {
+    repertoire = b.build(arbitration=settings)
+    [decision] = decide(a_funnel(repertoire, profile))
+    [output] = outputs_of(decision, repertoire, None)
+    assert json.loads(output.value) == {
         "decisionId": decision.decision_id,
         "customerId": "u1",
         "signalId": "m1",
@@ -161,6 +164,17 @@ def test_whoever_measures_hears_of_every_stage():
     funnel.lap = heard.append
     decide(funnel)
     assert heard == ["eligibility", "constraints", "score", "arbitrate", "decide"]
+
+
+def test_what_is_prepared_is_not_left_to_the_first_decision():
+    """Nothing of a pool is compiled when a trigger or a slot asks for the first time."""
+    b = Builder()
+    repertoire = b.action("a").action("w", b.treatment("w", "web")).build()
+    prepare(repertoire)
+    compiled = {id(pool): dict(pool._parts) for pool in pools_of(repertoire)}
+    assert decide(a_funnel(repertoire))
+    assert decide(a_funnel(repertoire, placement="hero"))
+    assert {id(pool): pool._parts for pool in pools_of(repertoire)} == compiled
 
 
 # --- Order does not matter, chance is repeatable ---
@@ -209,7 +223,7 @@ def test_no_order_of_candidates_matters(chance, epsilon):
         if shuffle:
             pool = list(funnel.ask.pool)
             chance.shuffle(pool)
-            funnel.ask = msgspec.structs.replace(funnel.ask, pool=tuple(pool))
+            funnel.ask = msgspec.structs.replace(funnel.ask, pool=Pool(pool, repertoire))
         made.append([_without_order(each) for each in decide(funnel)])
     assert made[0] == made[1]
 

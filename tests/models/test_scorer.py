@@ -50,7 +50,7 @@ def examples(number: int, treatment: str, reward: float, age: float = 30.0, mode
         stage="exposed",
         label=None,
         reward=0.0,
-        previous=0.0,
+        previous=None,
         late=False,
         decision_id=f"{treatment}{number}",
         customer_id="u",
@@ -73,7 +73,7 @@ def examples(number: int, treatment: str, reward: float, age: float = 30.0, mode
     later = {"at_ms": first.at_ms + 1_000, "reward": reward, "label": "positive" if reward else "no-response"}
     answered = msgspec.structs.replace(first, example_id=f"{first.decision_id}:answered", stage="answered", **later)
     closed = msgspec.structs.replace(
-        first, example_id=f"{first.decision_id}:closed", stage="closed", previous=reward, **later
+        first, example_id=f"{first.decision_id}:closed", stage="closed", previous=reward or None, **later
     )
     return [first, *([answered] if reward else []), closed]
 
@@ -147,7 +147,9 @@ def test_without_any_model_it_is_the_prior():
     """The very same scores."""
     repertoire = a_repertoire(a_rule(scope=Scope(channels=frozenset({"sms"}))))
     scores = ModelScorer(repertoire).score(repertoire.candidates, a_context(), a_profile())
-    assert scores == PriorScorer(repertoire).score(repertoire.candidates, a_context(), a_profile())
+    prior = PriorScorer(repertoire).score(repertoire.candidates, a_context(), a_profile())
+    assert list(scores.propensities) == list(prior.propensities)
+    assert (scores.models, scores.draws, scores.features) == (prior.models, None, ())
 
 
 def test_two_models_score_their_own():
