@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.learner import Vector
 from models.predictors import Predictor, predictors
 
-Vector = npt.NDArray[np.float64]
 Bins = npt.NDArray[np.uint8]
 Rates = tuple[tuple[float, ...], tuple[float, ...]]
 UNKNOWN = 255

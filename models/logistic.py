@@ -10,23 +10,21 @@ Scoring adds the weights up when candidates are bound: one product of a matrix a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from river import ensemble, linear_model, optim
+from river import linear_model, optim
 from river.utils import VectorDict
 
-from engine.exploration import Link, expected
-from models.evidence import Smoothing, count
+from models.evidence import Smoothing
 from models.learner import Arm, Observation, Vector
 from models.predictors import Moments, moved, predictors
+from models.rates import Members, MembersLearner, MembersPosterior, Rows
 from models.tree import lineage
 
 OptimizerName = Literal["adagrad", "sgd"]
-_INTP = npt.NDArray[np.intp]
 
 
 class FadingAdaGrad(optim.AdaGrad):
@@ -68,33 +66,6 @@ class Regression(linear_model.LogisticRegression):
             self.optimizer.g2.update({place: float(table[1, place]) for place in np.flatnonzero(table[1]).tolist()})
 
 
-class Regressions(ensemble.BaggingClassifier):
-    """River's online bagging (Oza 2005), whose random numbers can be put back; or, of one member, none."""
-
-    def __init__(self, model: Regression, n_models: int, seed: int) -> None:
-        super().__init__(model, n_models, seed)
-
-    @property
-    def _min_number_of_models(self) -> int:
-        return 1
-
-    def learn(self, x: Mapping[int, float], y: bool, w: float) -> None:
-        """Learn once with a single member; else each member learns as often as Poisson(1) says."""
-        if len(self) == 1:
-            self.models[0].learn_one(x, y, w=w)
-        else:
-            super().learn_one(x, y, w=w)  # type: ignore[no-untyped-call]  # River's ensembles carry no types
-
-    def random_state(self) -> list[int]:
-        """The state of the random numbers, nothing for a single member."""
-        return [] if len(self) == 1 else list(self._rng.getstate()[1])
-
-    def restore_random(self, state: Sequence[int]) -> None:
-        """Become what `random_state` told."""
-        if state:
-            self._rng.setstate((3, tuple(state), None))
-
-
 class _State(msgspec.Struct, frozen=True, array_like=True):
     """What a dump holds. Arrays are little-endian float64; `tables`: members by 2 by features."""
 
@@ -112,72 +83,57 @@ class _State(msgspec.Struct, frozen=True, array_like=True):
     starting_evidence: float
 
 
-class LinearPosterior:
-    """Weights, candidates by slots, of each member; the rate is the mean of the members'."""
-
-    link: Link = "logit"
+class LinearPosterior(MembersPosterior):
+    """Weights, members by candidates by slots; the rate is the mean of the members'."""
 
     def __init__(self, weights: Vector, offset: Vector, moments: Moments, smoothing: Smoothing) -> None:
+        super().__init__(smoothing)
         self._weights, self._offset = weights, offset
         self._moments, self._standard = moments, moments.standardise()
-        self._smoothing = smoothing
 
-    def rates(self, x: Vector, rows: _INTP | None) -> Vector:
-        """What each member says, members by candidates, before smoothing."""
+    def rates(self, x: Vector, rows: Rows | None) -> Vector:
+        """What each regression says, before smoothing."""
         weights, offset = self._weights, self._offset
         if rows is not None:
             weights, offset = weights[:, rows], offset[:, rows]
         return _logistic(weights @ self._moments.scaled(x, self._standard) + offset)
 
-    def propensities(self, mean: Vector, deviation: Vector, rows: _INTP | None) -> Vector:  # noqa: ARG002 - the protocol's
-        """Expected rewards; see `learner.Posterior`."""
-        return expected(mean, deviation, self.link)
 
-    def score(self, x: Vector, rows: _INTP | None) -> tuple[Vector, Vector]:
-        """Mean and standard deviation of each candidate's log odds."""
-        rates = self.rates(x, rows)
-        if len(rates) == 1:
-            return self._smoothing.score(rates[0], rows)
-        return self._smoothing.score(rates.mean(axis=0), rows, rates.var(axis=0, ddof=1))
+class Logistic(MembersLearner):
+    """One regression.
 
-    def expected(self, x: Vector, rows: _INTP | None) -> Vector:
-        """The expected reward of each candidate."""
-        return self._smoothing.rate(self.rates(x, rows).mean(axis=0), rows)
+    Parameters: `optimizer`, adagrad or sgd; its `learning_rate`; `keep`, how much of AdaGrad's sums of squares stays
+    at each step; `l2`, penalty on weights; `starting_evidence`, observations the prior is worth.
+    """
 
-
-class _Linear:
-    """What one regression and several bagged ones have in common."""
-
-    corrigible: ClassVar[bool] = False
+    kind: ClassVar[str] = "logistic"
     pickled: ClassVar[bool] = False
 
     def __init__(
         self,
         slots: Sequence[str],
         action_slots: Sequence[str],
-        members: int,
-        seed: int,
-        optimizer: OptimizerName,
-        learning_rate: float,
-        keep: float,
-        l2: float,
-        starting_evidence: float,
+        seed: int = 0,
+        *,
+        optimizer: OptimizerName = "adagrad",
+        learning_rate: float = 0.2,
+        keep: float = 1.0,
+        l2: float = 0.0,
+        starting_evidence: float = 10.0,
     ) -> None:
         if optimizer not in get_args(OptimizerName):
             raise ValueError(f"optimizer {optimizer!r} is none of {', '.join(get_args(OptimizerName))}")
-        if min(learning_rate, starting_evidence) <= 0.0 or l2 < 0.0 or not 0.0 < keep <= 1.0 or members < 1:
+        if min(learning_rate, starting_evidence) <= 0.0 or l2 < 0.0 or not 0.0 < keep <= 1.0:
             raise ValueError(
                 f"learning_rate {learning_rate} and starting_evidence {starting_evidence} must be above 0, l2 {l2} at"
-                f" least 0, keep {keep} in (0, 1], members {members} at least 1"
+                f" least 0, keep {keep} in (0, 1]"
             )
-        self.slots, self.action_slots = tuple(slots), tuple(action_slots)
-        self.evidence: dict[Arm, float] = {}
-        self._optimizer, self._starting_evidence = optimizer, starting_evidence
+        step = optim.SGD(learning_rate) if optimizer == "sgd" else FadingAdaGrad(learning_rate, keep)
+        super().__init__(slots, action_slots, starting_evidence, Members(Regression(step, l2), 1, seed))
+        self._optimizer = optimizer
         self._blocks: dict[Arm, int] = {}
         self._length = _length(slots, action_slots)
         self._moments, self._action_moments = Moments(slots), Moments(action_slots)
-        step = optim.SGD(learning_rate) if optimizer == "sgd" else FadingAdaGrad(learning_rate, keep)
-        self.river = Regressions(Regression(step, l2), members, seed)
 
     def learn(self, seen: Observation) -> None:
         """Learn a reward r as a 1 of weight r and a 0 of weight 1 - r; the first one's prior is where to start from."""
@@ -188,19 +144,9 @@ class _Linear:
                 each.restore(start, 0)
         self._moments.learn(seen.x)
         self._action_moments.learn(seen.action_x)
-        count(self.evidence, seen.arm)
         for _, arm in lineage(seen.arm):
             self._blocks.setdefault(arm, len(self._blocks))
-        features = self.features(seen)
-        for label, weight in ((True, seen.reward), (False, 1.0 - seen.reward)):
-            if weight > 0.0:
-                self.river.learn(features, label, weight)
-
-    def correct(self, seen: Observation, before: float) -> None:
-        """Not possible: each step depends on those before it."""
-        raise NotImplementedError(
-            f"{type(self).__name__} cannot replace {before} by {seen.reward}: let it learn closed examples"
-        )
+        super().learn(seen)
 
     def features(self, seen: Observation) -> dict[int, float]:
         """An observation as River sees it: numbered features, those of arms nobody has seen left out."""
@@ -216,13 +162,6 @@ class _Linear:
                 found.update(zip((places + first).tolist(), values, strict=True))
                 found[first + width - 1] = 1.0
         return found
-
-    def predict(self, seen: Observation) -> float:
-        """The mean of the members' rates, smoothed towards the prior."""
-        features = self.features(seen)
-        rate = np.mean([each.predict_proba_one(features)[True] for each in self.river])
-        smoothing = Smoothing(self.evidence, [seen.arm], np.array([seen.prior]), self._starting_evidence)
-        return float(smoothing.rate(np.array([rate]), None)[0])
 
     def dump(self) -> bytes:
         """Arrays and names, as msgpack."""
@@ -309,31 +248,7 @@ class _Linear:
         return LinearPosterior(weights, summed[..., -1] + action @ action_z.T / length, moments, smoothing)
 
 
-class Logistic(_Linear):
-    """One regression.
-
-    Parameters: `optimizer`, adagrad or sgd; its `learning_rate`; `keep`, how much of AdaGrad's sums of squares stays
-    at each step; `l2`, penalty on weights; `starting_evidence`, observations the prior is worth.
-    """
-
-    kind: ClassVar[str] = "logistic"
-
-    def __init__(
-        self,
-        slots: Sequence[str],
-        action_slots: Sequence[str],
-        seed: int = 0,
-        *,
-        optimizer: OptimizerName = "adagrad",
-        learning_rate: float = 0.2,
-        keep: float = 1.0,
-        l2: float = 0.0,
-        starting_evidence: float = 10.0,
-    ) -> None:
-        super().__init__(slots, action_slots, 1, seed, optimizer, learning_rate, keep, l2, starting_evidence)
-
-
-class BaggedLogistic(_Linear):
+class BaggedLogistic(Logistic):
     """Regressions that see each observation Poisson(1) times; what they disagree about is not known yet.
 
     Parameters: how many `members`; the others are those of `logistic`.
@@ -342,19 +257,10 @@ class BaggedLogistic(_Linear):
     kind: ClassVar[str] = "bagging"
 
     def __init__(
-        self,
-        slots: Sequence[str],
-        action_slots: Sequence[str],
-        seed: int = 0,
-        *,
-        members: int = 10,
-        optimizer: OptimizerName = "adagrad",
-        learning_rate: float = 0.2,
-        keep: float = 1.0,
-        l2: float = 0.0,
-        starting_evidence: float = 10.0,
+        self, slots: Sequence[str], action_slots: Sequence[str], seed: int = 0, *, members: int = 10, **others: Any
     ) -> None:
-        super().__init__(slots, action_slots, members, seed, optimizer, learning_rate, keep, l2, starting_evidence)
+        super().__init__(slots, action_slots, seed, **others)
+        self.river = Members(self.river[0], members, seed)
 
 
 def _decoded(data: bytes) -> _State:

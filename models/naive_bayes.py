@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.exploration import Link, expected
 from models.binning import (
     UNKNOWN,
     UNTRAINED,
@@ -31,13 +30,13 @@ from models.binning import (
 from models.evidence import LEAST, log_odds
 from models.learner import Arm, Observation, Vector
 from models.predictors import predictors
+from models.rates import RatePosterior, Rows
 from models.tree import LEVELS, lineage
 
 UNIT = 1_000_000
 """Counts are integers, in millionths of an observation, so that what is taken away leaves no remainder."""
 REFRESH = 50
 """Observations after which classifiers are made anew, at the latest."""
-_INTP = npt.NDArray[np.intp]
 _Counts = npt.NDArray[np.int64]
 
 
@@ -56,7 +55,7 @@ class Latest:
         self.bins: Bins = np.zeros((size, width), dtype=np.uint8)
         self.waiting: list[Vector] = []
 
-    def order(self) -> _INTP:
+    def order(self) -> Rows:
         """Places from the oldest to the newest."""
         size = len(self.ends)
         return np.arange(max(self.taken - size, 0), self.taken) % size
@@ -111,15 +110,13 @@ class _Export(msgspec.Struct, frozen=True, array_like=True):
     starting_evidence: float
 
 
-class BinnedPosterior:
+class BinnedPosterior(RatePosterior):
     """Rows of log contributions by predictor and bin: a score is the sum of one row per predictor."""
-
-    link: Link = "logit"
 
     def __init__(
         self,
         binning: Binning,
-        rows: _INTP,
+        rows: Rows,
         table: npt.NDArray[np.float32],
         offset: Vector,
         classifiers: tuple[Classifier, Classifier],
@@ -133,9 +130,9 @@ class BinnedPosterior:
         self._table, self._offset, self._classifiers = table, offset, classifiers
         self._weights, self._prior, self._strength = weights, prior, strength
 
-    def expected(self, x: Vector, rows: _INTP | None) -> Vector:
+    def expected(self, x: Vector, rows: Rows | None) -> Vector:
         """The expected reward of each candidate."""
-        some: slice | _INTP = slice(None) if rows is None else rows
+        some: slice | Rows = slice(None) if rows is None else rows
         chosen = self._first + self._binning.encode(x)[self._known]
         table = self._table[chosen] if rows is None else self._table[chosen[:, None], :, rows].transpose(0, 2, 1)
         scores = self._offset[:, some] + table.sum(axis=0, dtype=np.float64)
@@ -145,11 +142,7 @@ class BinnedPosterior:
         held: Vector = np.minimum(np.maximum(rate, LEAST), 1.0 - LEAST)
         return held
 
-    def propensities(self, mean: Vector, deviation: Vector, rows: _INTP | None) -> Vector:  # noqa: ARG002 - the protocol's
-        """Expected rewards; see `learner.Posterior`."""
-        return expected(mean, deviation, self.link)
-
-    def score(self, x: Vector, rows: _INTP | None) -> tuple[Vector, Vector]:
+    def score(self, x: Vector, rows: Rows | None) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each candidate's log odds."""
         return log_odds(self.expected(x, rows), self._strength if rows is None else self._strength[rows])
 
@@ -311,7 +304,7 @@ class NaiveBayes:
         wide, narrow = map(Classifier.of, state.classifiers)
         self._classifiers = wide, narrow
 
-    def _remembered(self, state: _State, before: int, source: _INTP, target: _INTP, width: int) -> Latest:
+    def _remembered(self, state: _State, before: int, source: Rows, target: Rows, width: int) -> Latest:
         ends, times, units = [np.frombuffer(each, dtype=np.int64) for each in state.latest[:3]]
         bins = np.frombuffer(state.latest[3], dtype=np.uint8).reshape(len(ends), before)
         moved = np.full((len(ends), width), UNKNOWN, dtype=np.uint8)
@@ -349,7 +342,7 @@ class NaiveBayes:
             self._starting_evidence,
         )
 
-    def _classifier(self, rows: _INTP) -> Classifier:
+    def _classifier(self, rows: Rows) -> Classifier:
         """Over the scores that the latest observations get from all others of their nodes."""
         order = self._latest.order()
         units, bins = self._latest.units[order], self._latest.bins[order]

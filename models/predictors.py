@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Vector = npt.NDArray[np.float64]
+from models.learner import Vector
+
 CLIP = 6.0
 """Standardised values are held within plus and minus this: one absurd value must not undo what was learned."""
 

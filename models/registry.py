@@ -24,14 +24,19 @@ class Parameter(NamedTuple):
 
 
 def parameters_of(kind: str) -> dict[str, Parameter]:
-    """The parameters of a kind by name, as its constructor declares them. ValueError for an unknown kind."""
-    constructor = _of(kind).__init__
-    hints = get_type_hints(constructor)
-    return {
-        each.name: Parameter(hints[each.name], each.default)
-        for each in inspect.signature(constructor).parameters.values()
-        if each.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    """The parameters of a kind by name, as its constructor declares them. ValueError for an unknown kind.
+
+    A constructor that takes any others (`**`) passes them on to the one it overrides.
+    """
+    found: dict[str, Parameter] = {}
+    for owner in _of(kind).__mro__:
+        if constructor := vars(owner).get("__init__"):
+            hints, declared = get_type_hints(constructor), inspect.signature(constructor).parameters.values()
+            own = [each for each in declared if each.kind is inspect.Parameter.KEYWORD_ONLY]
+            found |= {each.name: Parameter(hints[each.name], each.default) for each in own}
+            if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in declared):
+                break
+    return found
 
 
 def new(

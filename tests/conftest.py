@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from agents.broker import (
     BrokerKind,
@@ -18,6 +19,10 @@ from agents.broker import (
 )
 
 _USED = pytest.StashKey[str]()
+
+# A deadline would be an absolute time, which a busy machine misses.
+settings.register_profile("unhurried", settings.default, deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

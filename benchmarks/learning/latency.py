@@ -30,7 +30,7 @@ from agents.topics import MAX_RECORD_BYTES
 from benchmarks import workload
 from benchmarks.load import FLUSH_SECONDS, STALLED_SECONDS, LoadFailed, Reader, publish_on_schedule
 from benchmarks.results import Row, cores, percentile, row
-from benchmarks.stream import CUSTOMERS, PARTITIONS, WARM_UP, Bench, _create_topics, _stop, _wait_for
+from benchmarks.stream import CUSTOMERS, PARTITIONS, WARM_UP, Bench, create_topics, stop, wait_for
 from benchmarks.workload import Message
 from engine.learning import decode_example
 from engine.murmur import partition_of
@@ -122,13 +122,16 @@ def measure(*, quick: bool) -> list[Row]:
 
 def run_leg(kind: Kind, prefix: str, sizes: Sizes, bench: Bench, taught: Taught) -> Leg:
     """One life of a worker on topics of its own. Raises `LoadFailed` when it ends, stalls or does not learn as told."""
-    asyncio.run(_create_topics(bench.bootstrap, prefix))
-    _put(bench.bootstrap, f"{prefix}learning", taught.examples)
-    _put(bench.bootstrap, f"{prefix}models", taught.models)
+    asyncio.run(create_topics(bench.bootstrap, prefix))
+    settings = {"bootstrap.servers": bench.bootstrap, "partitioner": "murmur2_random", "linger.ms": 0, "log_level": 2}
+    producer = Producer({**settings, "message.max.bytes": MAX_RECORD_BYTES})
     # Ids of decisions follow from those of signals, and what was learned once is not learned again.
     run = "paced" if taught.examples else "school"
     begin = [*workload.introductions(CUSTOMERS), *workload.signals(WAITING, CUSTOMERS, f"{run}-waiting")]
-    _put(bench.bootstrap, f"{prefix}signals", begin)
+    for topic, messages in {"learning": taught.examples, "models": taught.models, "signals": begin}.items():
+        for each in messages:
+            producer.produce(prefix + topic, each.value, each.key)
+    _flush(producer)
     name = f"{prefix}worker"
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -136,25 +139,21 @@ def run_leg(kind: Kind, prefix: str, sizes: Sizes, bench: Bench, taught: Taught)
         closing(Reader(bench.bootstrap, f"{prefix}models", 1)) as models,
     ):
         write_config(Path(directory), prefix, models=kind != "none")
-        bench.children.start(name, _command(kind, directory, prefix, bench.bootstrap))
-        _wait_for(WAITING, name, reader, bench)
+        worker = [sys.executable, "-m", "agents", "up", directory, "--bootstrap", bench.bootstrap, "--web-port", "0"]
+        learner = "--learner" if kind == "on" else "--no-learner"
+        bench.children.start(name, ["env", f"BATUTA_GROUP={prefix}engine", *worker, learner])
+        wait_for(WAITING, name, reader, bench)
         if kind == "on":
-            _wait_for(len(taught.models) + 1, name, models, bench)
+            wait_for(len(taught.models) + 1, name, models, bench)
         reader.read(WAITING, monotonic() + STALLED_SECONDS)
-        leg = _keep_pace(name, prefix, run, reader, sizes, bench)
-        _stop(name, bench)
+        leg = _keep_pace(name, prefix, run, reader, producer, sizes, bench)
+        stop(name, bench)
     if leg.versions != {"off": 1, "none": 0}.get(kind, max(2, leg.versions)):
         raise LoadFailed(f"{name}: {leg.versions} versions of the model decided, which is not learning {kind}")
     return leg
 
 
-def _command(kind: Kind, directory: str, prefix: str, bootstrap: str) -> list[str]:
-    worker = ["-m", "agents", "up", directory, "--bootstrap", bootstrap, "--web-port", "0"]
-    learner = ["--learner" if kind == "on" else "--no-learner"]
-    return ["env", f"BATUTA_GROUP={prefix}engine", sys.executable, *worker, *learner]
-
-
-def _keep_pace(name: str, prefix: str, run: str, reader: Reader, sizes: Sizes, bench: Bench) -> Leg:
+def _keep_pace(name: str, prefix: str, run: str, reader: Reader, producer: Producer, sizes: Sizes, bench: Bench) -> Leg:
     count = sizes.rate * sizes.seconds
     signals, topic = workload.signals(count, CUSTOMERS, run), f"{prefix}signals"
     start = monotonic() + _LEAD_SECONDS
@@ -162,7 +161,6 @@ def _keep_pace(name: str, prefix: str, run: str, reader: Reader, sizes: Sizes, b
     seen: list[Seen] = []
     versions: set[str] = set()
     published: dict[str, float] = {}
-    producer = _producer(bench.bootstrap)
     while len(seen) < count and (answers := reader.read(1, monotonic() + STALLED_SECONDS)):
         decision = _decisions.decode(answers[0].value)
         signal, version = int(decision.signal_id.rpartition("-")[2]), decision.models.get(MODEL)
@@ -190,19 +188,6 @@ def _outcome(decision: _Decision, signal: int) -> Message | None:
     ids = {"decisionId": decision.decision_id, "customerId": decision.customer_id}
     said = "dismiss" if signal % (2 * ANSWERED) else "accept"
     return Message(decision.customer_id.encode(), msgspec.json.encode({**ids, "type": said}))
-
-
-def _producer(bootstrap: str) -> Producer:
-    """A producer for what has no schedule, of any size."""
-    settings = {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0, "log_level": 2}
-    return Producer({**settings, "message.max.bytes": MAX_RECORD_BYTES})
-
-
-def _put(bootstrap: str, topic: str, messages: Iterable[Message]) -> None:
-    producer = _producer(bootstrap)
-    for each in messages:
-        producer.produce(topic, each.value, each.key)
-    _flush(producer)
 
 
 def _flush(producer: Producer) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import config
-from config.load import check_directory, load_directory
+from config.load import Checked, check_directory
 from engine import candidates
 from engine.context import Request, context_of
 from engine.learning import action_scope, model_of
@@ -25,17 +25,23 @@ WITHOUT_CASES = {"engine", "constraints", "models"}
 
 
 @cache
+def checked(name: str) -> Checked:
+    """What `batuta check` finds, found once."""
+    return check_directory(DIRECTORY / name)
+
+
 def example(name: str) -> Repertoire:
-    """A repertoire, loaded once."""
-    return load_directory(DIRECTORY / name)
+    """A repertoire without faults."""
+    repertoire = checked(name).repertoire
+    assert repertoire is not None
+    return repertoire
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_has_no_faults_and_its_cases_hold(name: str) -> None:
     """`batuta check` finds nothing to say."""
-    checked = check_directory(DIRECTORY / name)
-    assert checked.faults == ()
-    assert checked.cases_run >= 20
+    assert checked(name).faults == ()
+    assert checked(name).cases_run >= 20
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -33,7 +33,7 @@ def test_the_spread_is_that_of_the_beta(p, strength):
     if rare * strength >= 1.0:
         assert mean == pytest.approx(wanted.mean(), abs=0.03 * rare)
         assert deviation == pytest.approx(wanted.std(), rel=0.2)
-    if rare * strength >= 20.0:
+    if rare * strength >= 30.0:
         assert deviation == pytest.approx(wanted.std(), rel=0.02)
 
 

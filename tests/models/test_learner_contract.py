@@ -112,7 +112,7 @@ def test_scoring_changes_nothing(kind):
     prior=st.floats(0.001, 0.999),
     x=st.lists(st.floats(-1e12, 1e12), min_size=len(SLOTS), max_size=len(SLOTS)).map(np.array),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_untrained_it_answers_the_prior(kind, prior, x):
     """Before anything was learned the expected reward is the stated one, with doubt about it."""
     learner = make(kind)
@@ -138,7 +138,7 @@ def test_the_export_says_what_the_learner_says(kind):
 
 @kinds
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_propensities_are_chances_whatever_was_scored(kind, data):
     """Within 0 and 1 and in the order of the means, also of scores no customer has; for some as for all."""
     posterior = bind(trained(kind))

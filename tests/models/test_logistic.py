@@ -113,7 +113,7 @@ def test_a_penalty_shrinks_weights():
     assert spread[1] < spread[0]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(extra=st.integers(1, 30))
 def test_more_slots_change_nothing_at_first(extra):
     """Loaded with slots more, each prediction is the same, though vectors are divided by another length."""

@@ -103,7 +103,7 @@ ARMS = tuple(Arm(f"g{n % 2}", f"a{n}", f"t{n}") for n in range(4))
 
 
 @pytest.mark.parametrize("warm_up", [1, 60, 200], ids=["bins at once", "bins in between", "no bins yet"])
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 1000), wrong=st.sets(st.integers(0, 99), max_size=60), fraction=st.sampled_from([0.0, 0.3]))
 def test_what_was_counted_can_be_taken_back(warm_up, seed, wrong, fraction):
     """Corrected, the counts are at once, and all is with the next classifiers, to the byte, as if learned right."""

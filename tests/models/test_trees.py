@@ -39,7 +39,7 @@ def test_the_rate_is_rivers():
     """Each candidate is asked of River's own tree."""
     posterior = AdaptiveTree.posterior(TREE.export(), SLOTS, ARMS, np.zeros((3, 0)), np.full(3, 0.2))
     for each in examples(30, seed=1):
-        own = [TREE.river.predict_proba_one(TREE.values(each._replace(arm=arm)))[True] for arm in ARMS]
+        own = [TREE.river[0].predict_proba_one(TREE.features(each._replace(arm=arm)))[True] for arm in ARMS]
         assert posterior.rates(each.x, None)[0] == pytest.approx(own)
 
 
@@ -53,7 +53,7 @@ def test_it_finds_what_decides():
 def test_missing_numbers_are_left_out():
     """So that they are not taken for a nought."""
     seen = Observation(np.array([0.0, 1.0, 2.0]), ARMS[0], NONE)
-    assert TREE.values(seen) == {
+    assert TREE.features(seen) == {
         "customer:age?": 1.0, "customer:n": 2.0, "group": "g", "action": "a0", "treatment": "t0",
     }  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_random_numbers_nobody_draws_stay_at_home():
     assert len(TREE.dump()) < 0.2 * len(pickle.dumps(TREE.river))
     again = AdaptiveTree(SLOTS, (), seed=77)
     again.load(TREE.dump())
-    assert again.river._rng.getstate() == TREE.river._rng.getstate()
+    assert again.river[0]._rng.getstate() == TREE.river[0]._rng.getstate()
 
 
 def test_it_follows_a_change():
@@ -82,7 +82,7 @@ def test_leaves_are_bounded(depth):
         x = np.array([rng.normal(), 0.0, rng.normal()])
         arm = Arm(f"g{n % 7}", f"a{n % 31}", f"t{n % 61}")
         learner.learn(Observation(x, arm, NONE, 0.2, float((x[0] > 0.0) ^ (n % 31 < 15))))
-    leaves = learner.river.summary["n_leaves"]
+    leaves = learner.river[0].summary["n_leaves"]
     assert 2 <= leaves <= 2**depth
 
 
@@ -93,7 +93,7 @@ def test_bagged_trees_differ():
     spread = [posterior.rates(each.x, None).std(axis=0).max() for each in examples(20, seed=5)]
     assert max(spread) > 0.0
     [asked] = examples(1, seed=6)
-    own = learner.river.predict_proba_one(learner.values(asked))[True]
+    own = learner.river.predict_proba_one(learner.features(asked))[True]
     assert posterior.rates(asked.x, None)[:, ARMS.index(asked.arm)].mean() == pytest.approx(own)
 
 
