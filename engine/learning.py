@@ -7,9 +7,9 @@ A decision is told of up to three times, so that a model neither waits for silen
 * `closed`: its window has ended; everything that came by then is its reward, nothing is "no response".
 
 Labels that come at an age depend on what they say: a yes comes early, a no only with the end of the window. Two
-kinds of learner are free of that bias. One learns from `exposed` as a provisional nothing and has every `answered`
-replace it; how many rewards are still to come it finds from the ages of its exposures (`models.delay`). The
-other learns from `closed` alone: all decisions at the same age, whatever came of them.
+kinds of learner are free of that bias. One learns a provisional reward from `exposed`, a share of what was expected,
+and has `answered` and `closed` replace it; how far that is from what will have come it finds from the ages of its
+exposures (`models.delay`). The other learns from `closed` alone: all decisions at the same age, whatever came of them.
 (Chapelle 2014, "Modeling delayed feedback in display advertising"; Ktena et al. 2019, "Addressing delayed
 feedback for continuous training"; Personalizer's activation: nothing is learned from what was never shown.)
 """
@@ -40,10 +40,11 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Value of `batuta.learning`, keyed by model.
 
     `example_id`: a pure function of the decision, the stage and the outcome. `reward`, `previous`: in [0, 1], what
-    is known and what was known before. `label`: None while nothing is known. `late`: after the window. `prior`:
-    the stated propensity. `propensity`, `version`: what the model said and which version of it, None for a decision
-    scored without one. `probability`: of the final choice. `features`, `action_features`: by name, of the schemas
-    named `schema` and `action_schema`. Times in epoch ms; `window_ms` from the decision to its close.
+    is known and what was known before, None before the first answer. `label`: None while nothing is known. `late`:
+    after the window. `prior`: the stated propensity. `propensity`, `version`: what the model said and which version
+    of it, None for a decision scored without one. `probability`: of the final choice. `features`, `action_features`:
+    by name, of the schemas named `schema` and `action_schema`. Times in epoch ms; `window_ms` from the decision to
+    its close.
     """
 
     example_id: str
@@ -51,7 +52,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     stage: Stage
     label: Label | None
     reward: float
-    previous: float
+    previous: float | None
     late: bool
     decision_id: str
     customer_id: str
@@ -194,7 +195,8 @@ def close_windows(profile: Profile, repertoire: Repertoire) -> list[Example]:
         else:
             pending.closed = True
             if pending.exposed:
-                examples += _example(profile, contact, "closed", "", pending.reward, repertoire)
+                known = None if pending.label is None else pending.reward
+                examples += _example(profile, contact, "closed", "", known, repertoire)
     profile.closes_ms = due_ms
     return examples
 
@@ -217,7 +219,7 @@ def _expose(profile: Profile, contact: Contact, repertoire: Repertoire) -> list[
     if pending.exposed:
         return []
     pending.exposed = True
-    return _example(profile, contact, "exposed", "", 0.0, repertoire)
+    return _example(profile, contact, "exposed", "", None, repertoire)
 
 
 def _reward(profile: Profile, contact: Contact, cause: str, rule: RewardRule, repertoire: Repertoire) -> list[Example]:
@@ -232,11 +234,11 @@ def _reward(profile: Profile, contact: Contact, cause: str, rule: RewardRule, re
     pending.reward, pending.label = reward, "positive" if reward > 0.0 else "negative"
     if (before, label) == (pending.reward, pending.label):
         return []
-    return _example(profile, contact, "answered", cause, before, repertoire)
+    return _example(profile, contact, "answered", cause, None if label is None else before, repertoire)
 
 
 def _example(
-    profile: Profile, contact: Contact, stage: Stage, cause: str, previous: float, repertoire: Repertoire
+    profile: Profile, contact: Contact, stage: Stage, cause: str, previous: float | None, repertoire: Repertoire
 ) -> list[Example]:
     """The example of a stage; none when the decision was made under another feature schema."""
     pending = contact.pending

@@ -31,6 +31,13 @@ PATIENT = 2.0
 """How many such lags a half-life must have."""
 RECENT = 256
 """Decisions of an arm whose times are kept, to tell how far one that is corrected has been forgotten."""
+FIRST, GROWTH = 50, 1.2
+"""Observations at which precisions are estimated first, and by how many times as many before each next time."""
+STATED, ALIKE = 4.0, 2.0
+"""Weights the stated precision counts for beside those of all slots, and that of all slots beside those of one."""
+LEAST_PRECISION, MOST_PRECISION = 0.5, 300.0
+LEAST_NOISE = 0.05
+"""Noise by which exploration takes itself to be unsure, at least: whoever was always right has not seen it all."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(dict[str, Any])
@@ -39,9 +46,9 @@ _decoder = msgspec.msgpack.Decoder(dict[str, Any])
 class BayesianLinear:
     """A Gaussian posterior with full covariance for each arm, by recursive least squares on rewards.
 
-    The mean of a reward is an offset plus `w·x`. The offset is the stated prior, scaled by what all arms together
-    brought over what their priors promised (smoothed by `starting_evidence` rewards), so that nobody's guess has to
-    be right. An arm nobody has seen starts from its relatives: from what is known of its action, its group, all
+    The mean of a reward is an offset plus `w·x`. The offset is the stated prior, scaled by what arms on average
+    brought over what their priors promised (each smoothed by `starting_evidence` rewards), so that nobody's guess has
+    to be right. An arm nobody has seen starts from its relatives: from what is known of its action, its group, all
     actions. Among arms that are known nothing is shared: what is chosen in a situation is what does well in it, and
     would be a flattering prior for all else.
 
@@ -54,7 +61,10 @@ class BayesianLinear:
 
     `rule`: `thompson` exports standard deviations times `exploration`; `ucb` adds them to the mean instead and
     exports none (LinUCB, Li et al. 2010). `precision`, `intercept_precision`: of the priors of weights, in units of
-    the noise, which is estimated. `max_arms`: arms, actions and groups kept.
+    the noise, which is estimated. With `relevance`, `precision` is what is expected: how much each slot matters, and
+    how much waves do, is learned from the weights of all arms, for the experts that forget nothing (automatic
+    relevance determination: MacKay 1992, "Bayesian interpolation"; Tipping 2001). `max_arms`: arms, actions and
+    groups kept.
     """
 
     kind: ClassVar[str] = "bayesian-linear"
@@ -73,9 +83,10 @@ class BayesianLinear:
         expansion: int = 64,
         precision: float = 4.0,
         intercept_precision: float = 4.0,
-        starting_evidence: float = 2.0,
+        starting_evidence: float = 1.0,
         memory: float = 0.995,
         patience: float = 3.0,
+        relevance: bool = True,
         max_arms: int = 2000,
     ) -> None:
         if rule not in get_args(Rule) or min(half_lives, default=1) < 1 or not 0 < memory <= 1:
@@ -100,9 +111,11 @@ class BayesianLinear:
         if self._waves is not None:
             self._stacks.append(Stack(np.append(straight, np.full(expansion, precision)), 1.0))
         self._relatives = Stack(straight, 1.0)
-        against = [0.0, *([-patience] * len(half_lives)), *([0.0] * (self._waves is not None))]
+        against = [0.0, *([-patience] * (len(self._stacks) - 1))]
         self._bias, self._log_weights = np.array(against), np.array(against)
-        self._evidence, self._earned, self._promised = starting_evidence, 0.0, 0.0
+        self._precision, self._relevance = precision, relevance
+        self._evidence, self._kept, self._ratios = starting_evidence, dict[Arm, tuple[float, float]](), 0.0
+        self._observations, self._estimate_at = 0, FIRST
         self._times: dict[Arm, list[int]] = {}
         self._spans = np.array([np.inf, *half_lives, *([np.inf] * (self._waves is not None))])
         self._lag = np.inf
@@ -123,13 +136,16 @@ class BayesianLinear:
         self._relatives.learn(self._above(seen.arm), features[0], seen.reward)
         self._log_weights = self._memory * self._log_weights + (1.0 - self._memory) * self._bias + log_likelihoods
         self._log_weights -= self._log_weights.max()
-        if seen.reward > 0.0:
+        if not seen.provisional:
             self._note_lag(0)
-        self._earned += seen.reward
-        self._promised += seen.prior
+        self._keep(seen.arm, seen.reward, seen.prior)
         times = self._times.setdefault(seen.arm, [])
         times.insert(bisect_right(times, seen.at_ms), seen.at_ms)
         del times[:-RECENT]
+        self._observations += 1
+        if self._relevance and self._observations >= self._estimate_at:
+            self._estimate_at = int(self._observations * GROWTH) + 1
+            self._estimate_precisions()
 
     def correct(self, seen: Observation, before: float) -> None:
         """Replace the reward `before`, learned with an otherwise equal observation, by `seen.reward`.
@@ -151,7 +167,35 @@ class BayesianLinear:
             stack.pull[row] += stack.decay**since * change * x
         self._log_weights -= self._log_weights.max()
         self._relatives.pull[self._above(seen.arm)] += change * features[0]
-        self._earned += change
+        self._keep(seen.arm, change, 0.0)
+
+    def _keep(self, arm: Arm, earned: float, promised: float) -> None:
+        """What an arm brought and what its priors had promised."""
+        before = self._kept.get(arm)
+        now = self._kept[arm] = (earned + before[0], promised + before[1]) if before else (earned, promised)
+        self._ratios += self._ratio_of(now) - (self._ratio_of(before) if before else 0.0)
+
+    def _ratio_of(self, kept: tuple[float, float]) -> float:
+        return (self._evidence + kept[0]) / (self._evidence + kept[1])
+
+    def _estimate_precisions(self) -> None:
+        """From how large weights turned out: for all slots, then for each, towards that of all; for all waves."""
+        leaves = self._leaves()
+        rows = np.array([self._tree.rows[each] for each in leaves], dtype=np.intp)
+        promised = np.array([self._kept[each][1] for each in leaves]) / self._stacks[0].sums[rows, 0]
+        offsets = np.minimum(promised * self._ratio(), 1.0)
+        straight = len(self._relatives.precision)
+        for stack in self._stacks:
+            if stack.decay < 1.0:
+                continue
+            settled, squares = stack.relevance(rows, offsets)
+            precision = stack.precision.copy()
+            for first, end in ((1, straight), (straight, len(precision))):
+                of = slice(first, end)
+                usual = (settled[of].sum() + STATED) / (squares[of].sum() + STATED / self._precision)
+                each = (settled[of] + ALIKE) / (squares[of] + ALIKE / usual)
+                precision[of] = np.clip(each if first == 1 else usual, LEAST_PRECISION, MOST_PRECISION)
+            stack.tighten(rows, precision)
 
     def _note_lag(self, since: int) -> None:
         """An answer came so many decisions of its arm later."""
@@ -169,6 +213,9 @@ class BayesianLinear:
                 for stack in self._stacks:
                     stack.reset(place.row, np.append(start, np.zeros(len(stack.precision) - len(start))))
             self._times = {each: times for each, times in self._times.items() if each in self._tree.rows}
+            if len(self._kept) > len(self._times):
+                self._kept = {each: kept for each, kept in self._kept.items() if each in self._times}
+                self._ratios = sum(map(self._ratio_of, self._kept.values()))
         else:
             self._tree.settle(arm)
         return self._tree.rows[arm]
@@ -197,8 +244,8 @@ class BayesianLinear:
         return seen
 
     def _ratio(self) -> float:
-        """What arms bring over what their priors promise."""
-        return (self._evidence + self._earned) / (self._evidence + self._promised)
+        """What arms on average bring over what their priors promise: however often each was chosen."""
+        return self._ratios / len(self._kept) if self._kept else 1.0
 
     def _offset(self, prior: float) -> float:
         return min(prior * self._ratio(), 1.0)
@@ -207,7 +254,8 @@ class BayesianLinear:
         """The experts' weights, without the negligible ones."""
         # Who forgets before answers come has only ever seen that nothing came.
         usable = self._spans >= PATIENT * self._lag
-        shares: Vector = np.exp(self._log_weights - self._log_weights[usable].max()) * usable
+        odds = np.where(usable, self._log_weights, -np.inf)
+        shares: Vector = np.exp(odds - odds.max())
         shares[shares < NEGLIGIBLE * shares.sum()] = 0.0
         shares /= shares.sum()
         return shares
@@ -241,8 +289,9 @@ class BayesianLinear:
                 "action_slots": self._action_slots,
                 "seed": self._seed,
                 "waved": self._waves is not None,
-                "earned": self._earned,
-                "promised": self._promised,
+                "kept": [[list(each), *kept] for each, kept in self._kept.items()],
+                "ratios": self._ratios,
+                "observations": [self._observations, self._estimate_at],
                 "log_weights": self._log_weights.tolist(),
                 "lag": self._lag,
                 "tree": self._tree.dump(),
@@ -276,7 +325,9 @@ class BayesianLinear:
         self._tree.load(told["tree"])
         self._times = {Arm(*name): times for name, times in told["times"]}
         self._scaling.load(told["scaling"], kept)
-        self._earned, self._promised = told["earned"], told["promised"]
+        self._kept = {Arm(*name): (earned, promised) for name, earned, promised in told["kept"]}
+        self._ratios = told["ratios"]
+        self._observations, self._estimate_at = told["observations"]
         self._log_weights, self._lag = np.array(told["log_weights"])[experts], told["lag"]
         rows = [self._tree.rows[each] for each in self._leaves()]
         for stack, expert in zip(self._stacks, experts, strict=True):
@@ -317,7 +368,7 @@ class BayesianLinear:
             relatives=[(each.group, each.action, each.treatment) for each in above],
             relative_pulls=(trust * _along(self._relatives, others, self._relatives.pull)).tobytes(),
             relative_sums=(trust * _along(self._relatives, others, self._relatives.sums)).tobytes(),
-            variances=(self._stacks[0].noise / self._stacks[0].precision).tobytes(),
+            variances=(max(self._stacks[0].noise, LEAST_NOISE) / self._stacks[0].precision).tobytes(),
         )
         return encode(told)
 
@@ -337,7 +388,7 @@ class BayesianLinear:
             pulls[:, :width] += shares[place] * _along(stack, rows, stack.pull)
             sums[:, :width] += shares[place] * _along(stack, rows, stack.sums)
             unsure = stack if width == d else self._stacks[0]
-            covariances += shares[place] * stack.noise * unsure.cov[rows]
+            covariances += shares[place] * max(stack.noise, LEAST_NOISE) * unsure.cov[rows]
         return pulls, sums, covariances
 
     @classmethod

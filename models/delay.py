@@ -87,6 +87,16 @@ class Delays:
                 exposures[arm] = exposures.get(arm, self._prior_exposures) + shown
         return {arm: min(max(1 - pending[arm] / exposures[arm], LEAST), 1.0) for arm in pending}
 
+    def open_shares(self, now_ms: int) -> Mapping[Arm, float]:
+        """Share of each arm's exposures whose window is open at `now_ms`; of the same arms as `maturity`, and pure."""
+        still_open: dict[Arm, float] = {}
+        exposures: dict[Arm, float] = {}
+        for table in self._tables.values():
+            for arm, shown, young in table.youth(now_ms):
+                still_open[arm] = still_open.get(arm, 0.0) + young
+                exposures[arm] = exposures.get(arm, self._prior_exposures) + shown
+        return {arm: each / exposures[arm] for arm, each in still_open.items()}
+
     def dump(self) -> bytes:
         """Everything counted, for `load`."""
         return _encoder.encode({"tables": [[window, table.dump()] for window, table in self._tables.items()]})
@@ -164,6 +174,12 @@ class _Table:
         come = self._young @ np.interp(ages, np.arange(AGES + 1), self._arrived(ages)) + self._old
         shown = self._young.sum(1) + self._old
         return [(arm, float(shown[row]), float(come[row])) for arm, row in self._rows.items()]
+
+    def youth(self, now_ms: int) -> list[tuple[Arm, float, float]]:
+        """Per arm: exposures, and those whose window is open."""
+        young = self._young @ (self._ages(now_ms) < AGES)
+        shown = self._young.sum(1) + self._old
+        return [(arm, float(shown[row]), float(young[row])) for arm, row in self._rows.items()]
 
     def _ages(self, now_ms: int) -> Array:
         """Mean age of the exposures of each place of the ring, in ages of the table."""

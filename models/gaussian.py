@@ -27,7 +27,7 @@ class Stack:
     """
 
     def __init__(self, precision: Vector, decay: float) -> None:
-        self.precision, self.decay = precision, decay
+        self.precision, self.decay = precision.copy(), decay
         width = len(precision)
         self.cov = np.zeros((0, width, width))
         self.pull = np.zeros((0, width))
@@ -38,6 +38,21 @@ class Stack:
     def noise(self) -> float:
         """Variance of a reward around its mean."""
         return max(self.error / self.evidence, LEAST_NOISE)
+
+    def tighten(self, rows: Rows, precision: Vector) -> None:
+        """Have all rows in use, which these are, go on as if the prior of weights had been of this precision."""
+        information = np.linalg.inv(self.cov[rows])
+        places = np.arange(len(precision))
+        information[:, places, places] += precision - self.precision
+        cov = np.linalg.inv(information)
+        self.cov[rows], self.precision = (cov + cov.transpose(0, 2, 1)) / 2.0, precision
+
+    def relevance(self, rows: Rows, offsets: Vector) -> tuple[Vector, Vector]:
+        """How far rewards settle each feature's weights, and the squares of these over the noise, summed over rows."""
+        told = self.pull[rows] - offsets[:, None] * self.sums[rows]
+        weights = np.einsum("nij,nj->ni", self.cov[rows], told)
+        settled = 1.0 - self.precision * np.diagonal(self.cov[rows], axis1=1, axis2=2)
+        return np.clip(settled, 0.0, 1.0).sum(0), (weights**2).sum(0) / self.noise
 
     def reset(self, row: int, weights: Vector) -> None:
         """Have a row begin, with these weights as if they were its prior's."""
@@ -94,6 +109,7 @@ class Stack:
         return {
             "error": self.error,
             "evidence": self.evidence,
+            "precision": self.precision.tolist(),
             "cov": self.cov[rows][:, upper[0], upper[1]].tobytes(),
             "pull": self.pull[rows].tobytes(),
             "sums": self.sums[rows].tobytes(),
@@ -107,6 +123,7 @@ class Stack:
         self.error, self.evidence = state["error"], state["evidence"]
         known = np.flatnonzero(columns >= 0)
         then = columns[known]
+        self.precision[known] = np.array(state["precision"])[then]
         width = len(state["pull"]) // 8 // max(len(rows), 1)
         pull, sums = (np.frombuffer(state[name]).reshape(len(rows), width) for name in ("pull", "sums"))
         upper = np.triu_indices(width)

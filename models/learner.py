@@ -29,7 +29,7 @@ class Observation(NamedTuple):
     """One decision and what is known of its reward.
 
     `x`: the customer's features, one per slot. `action_x`: the action's own. `prior`: the stated propensity in
-    (0, 1). `reward`: in [0, 1]. `at_ms`: when the decision was made.
+    (0, 1). `reward`: in [0, 1]; `provisional`: it will be replaced. `at_ms`: when the decision was made.
     """
 
     x: Vector
@@ -38,6 +38,7 @@ class Observation(NamedTuple):
     prior: float = 0.5
     reward: float = 0.0
     at_ms: int = 0
+    provisional: bool = False
 
 
 class Posterior(Protocol):

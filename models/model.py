@@ -154,7 +154,7 @@ class Model:
         return "learned"
 
     def _observation(self, example: Example) -> Observation | None:
-        rates = (example.reward, example.previous, example.prior, example.propensity)
+        rates = (example.reward, example.previous or 0.0, example.prior, example.propensity)
         if example.model != self.rule.id or not all(0.0 <= each <= 1.0 for each in rates):
             return None
         try:
@@ -174,10 +174,10 @@ class Model:
             self._shown.add(decision, example.at_ms)
             predicted = {each.number: each.predict(seen) for each in self._everyone()}
             self._judging.expect(decision, example, predicted, self._scored_by(example.version))
-        elif example.stage == "answered" and not self._shown.may_include(decision, example.decided_ms):
-            return
-        serving = self._serving
-        learned = [each for each in self._everyone() if each.learn(example, seen)]
+        # Of what was not told of as shown there is nothing to replace.
+        told = self._shown.may_include(decision, example.decided_ms)
+        serving, pupils = self._serving, [each for each in self._everyone() if told or not each.learner.corrigible]
+        learned = [each for each in pupils if each.learn(example, seen)]
         self.changed = self.changed or serving in learned
         if example.stage == "closed":
             self._close(example, decision)

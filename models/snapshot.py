@@ -46,8 +46,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     `version`: id of the learner, number of examples, digest of how it came about; what is `tripped` begins with
     "tripped.", and its propensities are to be taken from the priors. `learner`: its kind. `slots`, `action_slots`:
     names of the entries of x and action_x that `exported` was learned with, of the schemas `schema` and
-    `action_schema`. `pickled`: `exported` holds pickles. `evidence`: of the arms seen. `maturity`: in (0, 1], what an
-    arm's propensity is divided by, since not all its rewards have come (`trainee`); an arm not named is mature.
+    `action_schema`. `pickled`: `exported` holds pickles. `evidence`: of the arms seen. `maturity`: above 0, what an
+    arm's propensity is divided by, since some of its rewards are still to come (`trainee`); an arm not named is mature.
     `examples`: how many the model has learned from. `at_ms`: epoch ms it was made. `health`: numbers for the metrics.
     """
 
@@ -104,7 +104,7 @@ def unseal(
         return Refusal("too-large", f"{len(sealed)} bytes, at most {limit_bytes} are read")
     try:
         envelope = _envelopes.decode(sealed)
-    except (msgspec.DecodeError, RecursionError) as fault:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as fault:
         return Refusal("malformed", f"not an envelope: {fault}")
     if envelope.version != ENVELOPE:
         return Refusal("version", f"envelope {envelope.version}, this program reads {ENVELOPE}")
@@ -163,7 +163,7 @@ def decode(
         return body
     try:
         snapshot = _snapshots.decode(body)
-    except (msgspec.DecodeError, RecursionError) as fault:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as fault:
         return Refusal("malformed", f"not a snapshot: {fault}")
     kinds = _pickled_kinds() if pickled is None else pickled
     if key is None and (snapshot.pickled or snapshot.learner in kinds):

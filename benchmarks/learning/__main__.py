@@ -1,7 +1,7 @@
 """`python -m benchmarks.learning`: play everything, print the rows, write `learning.json` and `learning.md`.
 
 With sections named, only those run and replace their rows in the report. `QUICK=1` in the environment: a short form.
-Exit code 1 when data or a peer is missing, 2 for a section nobody knows.
+Exit code 1 when data, a peer or Kafka is missing or a measurement is void, 2 for a section nobody knows.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from agents.broker import BrokerUnavailable
 from benchmarks.learning import bandits, cdnow, cost, latency, open_bandit
 from benchmarks.learning.bandits import Kind, Task
 from benchmarks.learning.peers import PeersMissing, require_packages
 from benchmarks.learning.simulator import DRIFTS
 from benchmarks.learning.streams import STREAMS, read_csv
+from benchmarks.load import LoadFailed
 from benchmarks.results import DIRECTORY, Row, begin, complete, figure, write
 
 DONE, WRONG, USAGE = 0, 1, 2
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         require_packages()
         for name in arguments or SECTIONS:
             rows += SECTIONS[name](sizes)
-    except (PeersMissing, subprocess.CalledProcessError) as error:
+    except (PeersMissing, subprocess.CalledProcessError, LoadFailed, BrokerUnavailable) as error:
         return _complain(WRONG, str(error))
     write(complete(report, _beside(rows) if arguments else rows), "learning")
     missed = [each.metric for each in rows if not each.met]

@@ -144,13 +144,14 @@ def forecast_engine(asked: Sequence[Case]) -> list[float]:
         while closing < number and asked[closing].day + HORIZON < case.day:
             before = asked[closing]
             reward = float(before.label)
-            brain.tell(shown[closing], "closed", reward, reward, START_MS + (before.day + HORIZON) * DAY_MS)
+            known = reward if before.label else None
+            brain.tell(shown[closing], "closed", reward, known, START_MS + (before.day + HORIZON) * DAY_MS)
             closing += 1
         if case.answers is not None:
-            brain.tell(shown[case.answers], "answered", 1.0, 0.0, now_ms)
+            brain.tell(shown[case.answers], "answered", 1.0, None, now_ms)
         chance = float(brain.score(case.values, number, now_ms)[0][0])
         shown.append(Shown(number, 0, case.values, chance, 1.0, brain.version, now_ms))
-        brain.tell(shown[-1], "exposed", 0.0, 0.0, now_ms)
+        brain.tell(shown[-1], "exposed", 0.0, None, now_ms)
     return [each.propensity for each in shown]
 
 

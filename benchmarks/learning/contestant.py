@@ -102,14 +102,14 @@ class Brain:
             )
         self._maturity = np.array([snapshot.maturity.get(arm, 1.0) for arm in self.arms], dtype=np.float32)
 
-    def tell(self, shown: Shown, stage: Stage, reward: float, previous: float, at_ms: int) -> None:
+    def tell(self, shown: Shown, stage: Stage, reward: float, previous: float | None, at_ms: int) -> None:
         """One example; RuntimeError when the model does not take it."""
         example = self.example(shown, stage, reward, previous, at_ms)
         if (said := self.model.learn(example)) != "learned":
             raise RuntimeError(f"the model says {said!r} of example {example.example_id}; expected it to be learned")
         self._told += 1
 
-    def example(self, shown: Shown, stage: Stage, reward: float, previous: float, at_ms: int) -> Example:
+    def example(self, shown: Shown, stage: Stage, reward: float, previous: float | None, at_ms: int) -> Example:
         """The record a worker would write."""
         arm, label = self.arms[shown.arm], _label(stage, reward)
         return Example(
@@ -174,15 +174,15 @@ class Batuta:
         """As a worker tells it."""
         del arm
         shown = self._shown[step]
-        self._brain.tell(shown, "exposed", 0.0, 0.0, shown.decided_ms)
+        self._brain.tell(shown, "exposed", 0.0, None, shown.decided_ms)
 
     def answered(self, step: int, arm: int, reward: float, at_ms: int) -> None:
         """As a worker tells it."""
         del arm
-        self._brain.tell(self._shown[step], "answered", reward, 0.0, START_MS + at_ms)
+        self._brain.tell(self._shown[step], "answered", reward, None, START_MS + at_ms)
 
     def closed(self, step: int, arm: int, reward: float, at_ms: int) -> None:
         """As a worker tells it."""
         del arm
-        self._brain.tell(self._shown.pop(step), "closed", reward, reward, START_MS + at_ms)
+        self._brain.tell(self._shown.pop(step), "closed", reward, reward if reward > 0 else None, START_MS + at_ms)
         self.trips += sum(isinstance(each, Tripped) for each in self._brain.model.events())

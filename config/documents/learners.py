@@ -40,11 +40,15 @@ class BayesianLinear(Document, frozen=True, tag_field="kind", tag="bayesian-line
     intercept_precision: Annotated[Positive, Meta(description="The same for what no feature explains.")] = 4.0
     starting_evidence: Annotated[
         Positive, Meta(description="Rewards that stated propensities are worth, before what comes corrects them.")
-    ] = 2.0
+    ] = 1.0
     memory: Annotated[Fading, Meta(description="How slowly the comparison of half-lives fades; 1: never.")] = 0.995
     patience: Annotated[
         NotNegative, Meta(description="How much better, in log odds, one that forgets must predict to count as much.")
     ] = 3.0
+    relevance: Annotated[
+        bool,
+        Meta(description="Whether rewards teach how much each slot matters, and `precision` is but where that begins."),
+    ] = True
     max_arms: Annotated[
         Annotated[int, Meta(title="a whole number from 1 to 100000", ge=1, le=100_000)],
         Meta(description="Offers, actions and groups kept; those least used make room."),
