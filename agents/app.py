@@ -117,7 +117,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "producer_acks": -1,
         "producer_linger": 0,
         "producer_max_request_size": topics.MAX_RECORD_BYTES,
-        "producer_max_batch_size": 131_072,
+        "producer_max_batch_size": 524_288,
         "stream_wait_empty": True,
         # Stand-by replicas of tables there are none of: with them Faust uses its own assignor, which puts
         # partition n of all topics on one worker and leaves it there.

@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -50,7 +50,6 @@ _PORTS = range(15_000, 30_000)
 _KAFKA_SETTINGS = MappingProxyType(
     {
         "process.roles": "broker,controller",
-        "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLERS:PLAINTEXT",
         "inter.broker.listener.name": "CLIENTS",
         "controller.listener.names": "CONTROLLERS",
         "auto.create.topics.enable": "false",
@@ -95,6 +94,23 @@ class BrokerChoice:
     kind: BrokerKind
     sentence: str
     bootstrap: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A way to a broker that leads through somebody else, who may cut it.
+
+    Its clients are told to connect to the `entrances`; whoever owns the network listens there and passes bytes on to
+    the `exits`, node by node. Both are loopback ports.
+    """
+
+    entrances: tuple[int, ...]
+    exits: tuple[int, ...]
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` of every node as this network's clients see it, separated by commas."""
+        return _addresses(self.entrances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,32 +177,41 @@ class KafkaBroker:
     """Apache Kafka in KRaft combined mode on free loopback ports; use it as a context manager.
 
     `nodes`: number of brokers, each also a controller; three or more replicate every topic three times and
-    need two copies in step. `settings`: broker properties over the ones here. `jvm`: options of the Java
-    virtual machine. `archive_classes`: when no class archive exists yet, stop gently once to write one
-    (about 5 s), so that later starts on this machine take two thirds of the time. Nodes are numbered from 1.
-    Not safe to share between threads.
+    need two copies in step. `networks`: how many further ways to it there are, see `Network`. `settings`:
+    broker properties over the ones here. `jvm`: options of the Java virtual machine. `archive_classes`: when no
+    class archive exists yet, stop gently once to write one (about 5 s), so that later starts on this machine take
+    two thirds of the time. Nodes are numbered from 1. Not safe to share between threads.
     """
 
     def __init__(
         self,
         nodes: int = 1,
         *,
+        networks: int = 0,
         settings: Mapping[str, str] | None = None,
         jvm: Sequence[str] = QUICK_START_JVM,
         archive_classes: bool = False,
     ) -> None:
-        if nodes < 1:
-            raise ValueError(f"nodes is {nodes}; expected 1 or more")
+        if nodes < 1 or networks < 0:
+            raise ValueError(f"nodes is {nodes} and networks {networks}; expected 1 or more, and 0 or more")
         self._settings = dict(settings or {})
         self._jvm = tuple(jvm)
         self._archive_classes = archive_classes
-        self._ports = dict(zip(range(1, nodes + 1), _free_port_pairs(nodes), strict=True))
+        pairs = _free_port_pairs(nodes * (1 + networks))
+        self._ports = dict(zip(range(1, nodes + 1), pairs[:nodes], strict=True))
+        ways = [pairs[start : start + nodes] for start in range(nodes, len(pairs), nodes)]
+        self._networks = tuple(Network(*zip(*way, strict=True)) for way in ways)
         self._children: Children | None = None
 
     @property
     def bootstrap(self) -> str:
         """`host:port` of every node, separated by commas."""
-        return ",".join(f"127.0.0.1:{clients}" for clients, _ in self._ports.values())
+        return _addresses(clients for clients, _ in self._ports.values())
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The further ways to it."""
+        return self._networks
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -210,7 +235,7 @@ class KafkaBroker:
             for node in self.nodes:
                 self._launch(node)
             for node in self.nodes:
-                self._wait_until(node, lambda alive: len(alive) == len(self.nodes))
+                self._wait_until(node, set(self.nodes))
         except BaseException:
             self._discard()
             raise
@@ -235,8 +260,15 @@ class KafkaBroker:
 
         After a `SIGKILL` this takes until the cluster has given the node up (`broker.session.timeout.ms`).
         """
-        self._launch(node)
-        self._wait_until(node, lambda alive: node in alive)
+        self.start_nodes([node])
+
+    def start_nodes(self, nodes: Iterable[int]) -> None:
+        """Start stopped nodes together: where most of a cluster is down, one alone would wait for the others."""
+        started = list(nodes)
+        for node in started:
+            self._launch(node)
+        for node in started:
+            self._wait_until(node, {node})
 
     def node_pid(self, node: int) -> int:
         """Process id of a running node, for signals such as `SIGSTOP`; KeyError when it is not running."""
@@ -292,11 +324,16 @@ class KafkaBroker:
         clients, controllers = self._ports[node]
         voters = ",".join(f"{number}@127.0.0.1:{port}" for number, (_, port) in self._ports.items())
         copies, in_step = (3, 2) if len(self.nodes) >= 3 else (1, 1)
+        listening, told = {"CLIENTS": clients, "CONTROLLERS": controllers}, {"CLIENTS": clients}
+        for number, network in enumerate(self._networks, 1):
+            name = f"NETWORK{number}"
+            listening[name], told[name] = network.exits[node - 1], network.entrances[node - 1]
         own = {
             "node.id": str(node),
             "log.dirs": str(self._running().directory / f"node-{node}"),
-            "listeners": f"CLIENTS://127.0.0.1:{clients},CONTROLLERS://127.0.0.1:{controllers}",
-            "advertised.listeners": f"CLIENTS://127.0.0.1:{clients}",
+            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in listening.items()),
+            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in told.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listening),
             "controller.quorum.voters": voters,
             "default.replication.factor": str(copies),
             "min.insync.replicas": str(in_step),
@@ -309,11 +346,11 @@ class KafkaBroker:
         settings = {**_KAFKA_SETTINGS, **own, **self._settings}
         return "".join(f"{name}={value}\n" for name, value in settings.items())
 
-    def _wait_until(self, node: int, ready: Callable[[set[int]], bool]) -> None:
-        """Return once the node itself reports a set of living brokers that is `ready`."""
+    def _wait_until(self, node: int, alive: set[int]) -> None:
+        """Return once the node itself reports that these brokers are alive."""
         name, (port, _) = f"node-{node}", self._ports[node]
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while not ready(living_brokers("127.0.0.1", port)):
+        while not alive <= living_brokers("127.0.0.1", port):
             if not self._running().alive(name):
                 reason = self._running().last_words(name)
                 raise BrokerUnavailable(f"Kafka's {name} stopped while starting: {reason}")
@@ -524,6 +561,10 @@ def _broker_ids(response: bytes) -> set[int]:
         at += 6 + host_length + 4 + 2 + max(rack_length, 0)
         ids.add(broker_id)
     return ids
+
+
+def _addresses(ports: Iterable[int]) -> str:
+    return ",".join(f"127.0.0.1:{port}" for port in ports)
 
 
 def _free_port_pairs(count: int) -> list[tuple[int, int]]:

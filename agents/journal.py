@@ -10,20 +10,26 @@ else wrote. The records in the gap tell who is the rightful owner, before anythi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from time import time
 from typing import Any, Protocol
 
 import msgspec
 
 from agents.offsets import TopicPartition
+from agents.store import Claim, Copy, Mark
 from agents.tables import Change, Changelog
 from engine.arrival import KIND
 
 OWNER_KEY = b""
 """Key of the records that claim a partition; no customer and no identifier is empty."""
 EPOCH_HEADER = "batuta-epoch"
+_MOST_DIGITS = 18
+_NO_EPOCH = -1
 _POLL_MS = 200
 _POLL_RECORDS = 5_000
+_BUSY_SECONDS = 0.01
 
 
 class Ousted(Exception):
@@ -46,20 +52,16 @@ class Sender(Protocol):
         ...
 
 
-class Claim(msgspec.Struct, frozen=True, rename="camel"):
-    """Value of the record that claims a changelog partition. `owner`: the worker's name; `process`: one life of it."""
-
-    owner: str
-    epoch: int
-    process: str = ""
-
-
 class Claimant(msgspec.Struct):
     """Who claims: a worker's name, a word no other process has, and the epochs this process claimed so far."""
 
     owner: str
     process: str
     held: dict[int, int] = {}
+
+    def claim(self, epoch: int) -> Claim:
+        """What to claim a partition with."""
+        return Claim(self.owner, epoch, self.process)
 
     def is_twin(self, number: int, claim: Claim | None) -> bool:
         """Whether a process of the same name, started later, claimed a partition after this one had."""
@@ -72,40 +74,40 @@ class Claimant(msgspec.Struct):
 
 
 class Reader:
-    """Applies the records of one changelog partition, in order, to its tables."""
+    """Applies the records of one changelog partition, in order, to its tables. `mark`: how far, and under whom."""
 
-    def __init__(self, changelog: Changelog) -> None:
+    def __init__(self, changelog: Changelog, mark: Mark | None = None) -> None:
         self.changelog = changelog
-        self.epoch = 0
-        self.claim: Claim | None = None
-        self.claims = 0
-        """Claims seen of the present epoch; two mean that two workers took the same one."""
-        self.overruled: set[bytes] = set()
-        """Keys that a lower epoch wrote after a higher one, and nobody since: to be written again."""
+        self.mark = Mark() if mark is None else mark
 
-    def apply(self, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> None:
-        """Apply one record, unless its epoch is lower than one seen before. Without an epoch it counts."""
-        epoch = epoch_of(headers)
-        if key is None:
-            return
-        if epoch is not None and epoch < self.epoch:
-            self.overruled.add(key)
-            return
-        if epoch is not None and epoch > self.epoch:
-            self.epoch, self.claims = epoch, 0
-        self.overruled.discard(key)
-        if key == OWNER_KEY:
-            self.claims += 1
-            self.claim = _claim_of(value)
-        else:
-            self.changelog.load(key, value)
+    def apply(self, records: Iterable[Any]) -> None:
+        """Apply records, except those whose epoch is lower than one seen before. Without an epoch they count."""
+        mark, load = self.mark, self.changelog.load
+        headers, epoch = (), None
+        for record in records:
+            if record.headers != headers:
+                headers, epoch = record.headers, epoch_of(record.headers)
+            key = record.key
+            if key is None:
+                continue
+            if epoch is not None and epoch != mark.epoch:
+                if epoch < mark.epoch:
+                    mark.overruled.add(key)
+                    continue
+                mark.epoch, mark.claims = epoch, 0
+            mark.overruled.discard(key)
+            if key == OWNER_KEY:
+                mark.claims += 1
+                mark.claim = _claim_of(record.value)
+            else:
+                load(key, record.value)
 
 
 def _claim_of(value: bytes | None) -> Claim | None:
     """What a claim says; one that cannot be read still raised the epoch."""
     try:
         return msgspec.json.decode(value or b"", type=Claim)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
 
 
@@ -113,7 +115,8 @@ class Journal:
     """Appends one partition's changes to its changelogs, and notices when somebody else does.
 
     `names`: changelog role → full topic name. `positions`: role → offset of the next record expected there.
-    `read`: reads the records of a changelog partition from one offset to below another.
+    `read`: reads the records of a changelog partition from one offset to below another. `copy`: kept up with what is
+    acknowledged; `claim`: what this owner claimed the partition with.
     """
 
     def __init__(
@@ -125,6 +128,8 @@ class Journal:
         names: Mapping[str, str],
         positions: Mapping[str, int],
         read: Callable[[TopicPartition, int, int], Awaitable[list[Any]]],
+        copy: Copy | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self.partition = partition
         self.epoch = epoch
@@ -134,6 +139,12 @@ class Journal:
         self._names = names
         self._headers = [(EPOCH_HEADER, str(epoch).encode())]
         self._read = read
+        self._copy = copy
+        self._claim = claim
+        self._sent: deque[Change] = deque()
+        self._safe: list[tuple[str, str, bytes | None]] = []
+        # Keys that somebody else wrote and this worker has not written over yet: until then the copy waits.
+        self._foreign: set[tuple[str, bytes]] = set()
 
     def ends(self) -> dict[TopicPartition, int]:
         """Where the changelog partitions end, as far as this worker wrote and read."""
@@ -145,6 +156,9 @@ class Journal:
 
     async def append(self, changes: Iterable[Change]) -> list[tuple[str, asyncio.Future[Any]]]:
         """Send changes, in order; returns the role and the future acknowledgement of each."""
+        if self._copy is not None:
+            changes = list(changes)
+            self._sent.extend(changes)
         return [
             (
                 change.topic,
@@ -165,6 +179,24 @@ class Journal:
             if offset != self.positions[role]:
                 await self._look_back(role, offset)
             self.positions[role] = offset + 1
+            if self._copy is not None:
+                self._note_safe(role, self._sent.popleft())
+        if self._safe:
+            self.keep()
+
+    def _note_safe(self, role: str, change: Change) -> None:
+        table, key = self._changelogs[role].locate(change.key)
+        self._safe.append((table.spec.name, key, change.value))
+        self._foreign.discard((role, change.key))
+
+    def keep(self) -> None:
+        """Bring the local copy, where there is one, up to what is acknowledged."""
+        if self._copy is None or self._foreign or self._copy.busy:
+            return
+        now_ms = int(time() * 1000)
+        marks = {role: Mark(end, now_ms, self.epoch, 1, self._claim) for role, end in self.positions.items()}
+        self._copy.save(self._safe, marks)
+        self._safe.clear()
 
     async def _look_back(self, role: str, offset: int) -> None:
         """Somebody wrote between two records of ours: a worker that lost the partition, or one that took it."""
@@ -175,13 +207,14 @@ class Journal:
                 raise Ousted(f"{at.topic}[{at.partition}] was taken over: epoch {epoch} follows {self.epoch}")
             if epoch < self.epoch and record.key:
                 self._changelogs[role].touch(record.key)
+                self._foreign.add((role, record.key))
 
 
 def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int | None:
-    """The epoch of a record's writer; None when it carries none."""
+    """The epoch of a record's writer; None when it carries none, and one below all others when it cannot be read."""
     for name, value in headers:
         if name == EPOCH_HEADER:
-            return int(value)
+            return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else _NO_EPOCH
     return None
 
 
@@ -189,10 +222,87 @@ def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int | None:
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """What taking a partition over gives: the epoch of the owner, and where its changelogs end, by role."""
+    """What taking a partition over gives: what it was claimed with, and where its changelogs end, by role."""
 
-    epoch: int
+    claim: Claim
     positions: Mapping[str, int]
+
+    @property
+    def epoch(self) -> int:
+        """Of the owner."""
+        return self.claim.epoch
+
+
+class Recovery:
+    """Reads the changelogs of partitions into their tables: what the local copies have not, or all there is.
+
+    `copies`: of the partitions that have one, whose rows are in it. A copy that does not fit its changelog is
+    thrown away. `consumer`: a started AIOKafkaConsumer without a group.
+    """
+
+    def __init__(
+        self,
+        consumer: Any,
+        partitions: Mapping[int, Sequence[Changelog]],
+        names: Mapping[str, str],
+        copies: Mapping[int, Copy],
+    ) -> None:
+        self.readers = {
+            TopicPartition(names[changelog.topic], number): Reader(changelog)
+            for number, changelogs in partitions.items()
+            for changelog in changelogs
+        }
+        self._consumer = consumer
+        self._copies = copies
+
+    async def start(self) -> None:
+        """Go to where reading begins."""
+        self._consumer.assign(list(self.readers))
+        first = await self._consumer.beginning_offsets(list(self.readers))
+        ends = await self._consumer.end_offsets(list(self.readers))
+        for number, copy in self._copies.items():
+            marks = {at: copy.marks[reader.changelog.topic] for at, reader in self._of(number) if copy.marks}
+            outside = [at for at, mark in marks.items() if not first[at] <= mark.position <= ends[at]]
+            for at in outside[:1]:
+                copy.reset(f"it goes to {marks[at].position} in {at.topic}, which has {first[at]} to {ends[at]}")
+            for _, reader in self._of(number):
+                reader.mark = copy.marks.get(reader.changelog.topic, reader.mark)
+        now_ms = int(time() * 1000)
+        for at, reader in self.readers.items():
+            if not reader.mark.at_ms:
+                reader.mark = Mark(first[at], now_ms)
+            self._consumer.seek(at, reader.mark.position)
+
+    def _of(self, number: int) -> list[tuple[TopicPartition, Reader]]:
+        return [(at, reader) for at, reader in self.readers.items() if at.partition == number]
+
+    async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Apply what stands below `ends`, and whatever arrives with it."""
+        waiting = {at: end for at, end in ends.items() if await self._consumer.position(at) < end}
+        while waiting:
+            fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
+            for at, records in fetched.items():
+                self.readers[at].apply(records)
+                self.readers[at].mark.position = await self._consumer.position(at)
+                self.readers[at].mark.at_ms = records[-1].timestamp
+            await self._keep({at.partition for at in fetched})
+            waiting = {at: end for at, end in waiting.items() if await self._consumer.position(at) < end}
+
+    async def _keep(self, numbers: Collection[int]) -> None:
+        for number in self._copies.keys() & numbers:
+            while self._copies[number].busy:  # noqa: ASYNC110 - RocksDB has no event for it
+                await asyncio.sleep(_BUSY_SECONDS)
+            self._copies[number].save_all({reader.changelog.topic: reader.mark for _, reader in self._of(number)})
+
+    async def finish(self) -> None:
+        """Note in the copies that nothing is missing by now, and have what was overruled written again."""
+        now_ms = int(time() * 1000)
+        for reader in self.readers.values():
+            reader.mark.at_ms = now_ms
+        await self._keep({at.partition for at in self.readers})
+        for reader in self.readers.values():
+            for key in reader.mark.overruled - {OWNER_KEY}:
+                reader.changelog.touch(key)
 
 
 async def take_over(
@@ -201,47 +311,46 @@ async def take_over(
     claimant: Claimant,
     partitions: Mapping[int, Sequence[Changelog]],
     names: Mapping[str, str],
+    copies: Mapping[int, Copy] | None = None,
 ) -> dict[int, Restored]:
-    """Read the changelogs of partitions into their empty tables and claim them.
+    """Read the changelogs of partitions into their tables and claim them; see `Recovery`.
 
-    `consumer`: a started AIOKafkaConsumer without a group. Keys a paused worker overwrote are left marked as
-    changed, so that the first batch writes them again: compaction knows nothing of epochs. Raises `Ousted`, without
-    claiming anything, when a process of the same name was started later: the two would take turns for ever.
+    Keys a paused worker overwrote are left marked as changed, so that the first batch writes them again: compaction
+    knows nothing of epochs. Raises `Ousted`, without claiming anything, when a process of the same name was started
+    later: the two would take turns for ever.
     """
-    readers = {
-        TopicPartition(names[changelog.topic], number): Reader(changelog)
-        for number, changelogs in partitions.items()
-        for changelog in changelogs
-    }
-    consumer.assign(list(readers))
-    await consumer.seek_to_beginning(*readers)
-    await _read_to(consumer, readers, await consumer.end_offsets(list(readers)))
+    recovery = Recovery(consumer, partitions, names, copies or {})
+    readers = recovery.readers
+    await recovery.start()
+    await recovery.read_to(await consumer.end_offsets(list(readers)))
     for at, reader in readers.items():
-        if claimant.is_twin(at.partition, reader.claim):
+        if claimant.is_twin(at.partition, reader.mark.claim):
             raise Ousted(
                 f"another worker named {claimant.owner} took {at.topic}[{at.partition}] over; one must be left"
             )
     epochs: dict[int, int] = {}
     unsettled = set(partitions)
     while unsettled:
-        epochs |= {n: 1 + max(reader.epoch for at, reader in readers.items() if at.partition == n) for n in unsettled}
+        epochs |= {
+            n: 1 + max(reader.mark.epoch for at, reader in readers.items() if at.partition == n) for n in unsettled
+        }
         claims = await _claim(sender, claimant, [at for at in readers if at.partition in unsettled], epochs)
-        await _read_to(consumer, readers, {at: offset + 1 for at, offset in claims.items()})
-        unsettled = {at.partition for at, reader in readers.items() if _contested(reader, epochs[at.partition])}
-    for reader in readers.values():
-        for key in reader.overruled - {OWNER_KEY}:
-            reader.changelog.touch(key)
+        await recovery.read_to({at: offset + 1 for at, offset in claims.items()})
+        unsettled = {at.partition for at, reader in readers.items() if _contested(reader.mark, epochs[at.partition])}
+    await recovery.finish()
     claimant.held.update(epochs)
-    ends = {(at.topic, at.partition): await consumer.position(at) for at in readers}
     return {
-        number: Restored(epochs[number], {log.topic: ends[names[log.topic], number] for log in changelogs})
+        number: Restored(
+            claimant.claim(epochs[number]),
+            {log.topic: readers[TopicPartition(names[log.topic], number)].mark.position for log in changelogs},
+        )
         for number, changelogs in partitions.items()
     }
 
 
-def _contested(reader: Reader, epoch: int) -> bool:
+def _contested(mark: Mark, epoch: int) -> bool:
     """Whether another claim of this epoch or a higher one slipped in before ours: then go above it."""
-    return reader.epoch > epoch or reader.claims > 1
+    return mark.epoch > epoch or mark.claims > 1
 
 
 async def _claim(
@@ -252,21 +361,9 @@ async def _claim(
     for at in partitions:
         epoch = epochs[at.partition]
         headers = [(EPOCH_HEADER, str(epoch).encode()), (KIND, b"owner")]
-        value = msgspec.json.encode(Claim(claimant.owner, epoch, claimant.process))
+        value = msgspec.json.encode(claimant.claim(epoch))
         sent[at] = await sender.send(at.topic, value, OWNER_KEY, at.partition, None, headers)
     return {at: (await future).offset for at, future in sent.items()}
-
-
-async def _read_to(consumer: Any, readers: Mapping[TopicPartition, Reader], ends: Mapping[TopicPartition, int]) -> None:
-    """Apply what stands below `ends`, and whatever arrives with it."""
-    waiting = {at: end for at, end in ends.items() if await consumer.position(at) < end}
-    while waiting:
-        fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
-        for at, records in fetched.items():
-            reader = readers[at]
-            for record in records:
-                reader.apply(record.key, record.value, record.headers)
-        waiting = {at: end for at, end in waiting.items() if await consumer.position(at) < end}
 
 
 async def read_range(consumer: Any, at: TopicPartition, start: int, end: int) -> list[Any]:

@@ -203,7 +203,7 @@ def _example_in(record: Any) -> Example | str:
     """The example in a record, or why there is none."""
     try:
         example = decode_example(record.value or b"")
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return f"not an example: {error}"
     if record.key != example.model.encode():
         return f"the key is not the example's model, {example.model!r}"

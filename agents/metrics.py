@@ -23,6 +23,7 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "messages": ("Messages from one customer's partition to another's", ("kind", "result")),
     "suppressed": ("Candidates left out, by the stage that did", ("stage",)),
     "learning_examples": ("Labelled examples written for the learners", ("model",)),
+    "state_copies": ("Local copies of state given up, by why", ("result",)),
     "model_snapshots": ("Snapshots of models that arrived, by what became of them", ("model", "result")),
 }
 """Counters by the names the engine uses for them: help and label names."""

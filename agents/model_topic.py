@@ -102,7 +102,7 @@ def decode_state(
         return body
     try:
         state = _states.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return Refusal("malformed", f"not a training state: {error}")
     if (state.model, state.partition) != (model, partition):
         found, expected = f"{state.model}, partition {state.partition}", f"{model}, partition {partition}"
@@ -119,7 +119,7 @@ def decode_report(value: bytes | None) -> Report | None:
     """A report; None for what is none."""
     try:
         return _reports.decode(value or b"")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
 
 

@@ -68,6 +68,11 @@ class Offsets:
         self._next[at] = end
         return span
 
+    def shorten(self, at: TopicPartition, span: Span, end: int) -> None:
+        """Note that of the batch begun last only the records below `end` are begun after all."""
+        if at in self._next and self._next[at] == span.end:
+            span.end = self._next[at] = end
+
     def finish(self, at: TopicPartition, span: Span) -> None:
         """Note that a batch is done; what is committable advances only when all batches before it are too."""
         span.done = True

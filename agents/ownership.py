@@ -18,8 +18,10 @@ import gc
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from time import monotonic, time
 from typing import Any, Protocol
+from urllib.parse import quote
 from uuid import uuid4
 
 from agents import journal
@@ -28,6 +30,7 @@ from agents.metrics import Gauges, Metrics
 from agents.offsets import Offsets, TopicPartition
 from agents.partitions import Batch, Engine, Partition, Routes, Surroundings
 from agents.settings import Settings
+from agents.store import Copy, CopyDamaged, Lineage, LocalStore, Rows, open_store
 from agents.tables import Changelog, Table, changelogs
 from engine.arrival import KIND
 
@@ -63,6 +66,10 @@ class Cluster(Protocol):
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Offset after the last record of each partition."""
+        ...
+
+    async def lineages(self, topics: Sequence[str]) -> Mapping[str, Lineage]:
+        """The lineage of each topic by its full name, as far as the broker tells it."""
         ...
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> bool:
@@ -106,6 +113,7 @@ class Ownership:
         self._hand_over_lock = asyncio.Lock()
         self._stopping = False
         self._recovery_seconds: float | None = None
+        self._store: LocalStore | None = None
         metrics.gauges = self.gauges
 
     @property
@@ -116,6 +124,7 @@ class Ownership:
     def start(self, cluster: Cluster) -> None:
         """Begin the work that does not wait for records: commits, timers, and the watch over progress."""
         self._cluster = cluster
+        self._store = self._open_store()
         self._around = Surroundings(
             self._engine,
             cluster.output_sender,
@@ -124,6 +133,7 @@ class Ownership:
             self.metrics,
             self.check,
             self._on_done,
+            self.commit,
             self.fail,
         )
         loop = asyncio.get_running_loop()
@@ -139,6 +149,23 @@ class Ownership:
         self.stage = "stopped"
         for task in self._tasks:
             task.cancel()
+        self._close_store()
+
+    def _close_store(self) -> None:
+        """Close the local store, and forget the partitions whose rows are there."""
+        if self._store is not None:
+            self._partitions = {}
+            self._store.close()
+
+    def _open_store(self) -> LocalStore | None:
+        settings = self.settings
+        if settings.store == "memory":
+            return None
+        directory = Path(settings.state_dir) / quote(settings.group, safe="")
+        return open_store(directory, settings.state_memory_bytes, self._count_copy)
+
+    def _count_copy(self, result: str) -> None:
+        self.metrics.add({("state_copies", result): 1})
 
     # --- Taking over ---
 
@@ -173,17 +200,54 @@ class Ownership:
             self._partitions[at.partition].committed[self._roles[at.topic]] = offset
         for partition in self._partitions.values():
             await partition.resume()
+            await asyncio.sleep(0)
 
     async def _restore(self, numbers: Collection[int]) -> None:
+        """Have the tables of these partitions as their changelogs say. Values are bytes: nothing for the collector."""
+        gc.disable()
+        try:
+            await self._restore_changed(numbers)
+        except CopyDamaged as error:
+            log.warning("%s", error)
+            self._close_store()
+            self._store = self._open_store()
+            await self._restore_changed(numbers)
+        finally:
+            gc.enable()
+        gc.collect()
+        gc.freeze()
+
+    async def _restore_changed(self, numbers: Collection[int]) -> None:
         kept = await self._unchanged(numbers)
         self._partitions = {number: self._partitions[number] for number in kept}
-        fresh = {number: changelogs(self._engine.tables) for number in numbers if number not in kept}
-        if fresh:
-            restored = await self._read_changelogs({number: logs for number, (_, logs) in fresh.items()})
-            for number, (tables, logs) in fresh.items():
-                self._partitions[number] = self._partition(number, tables, logs, restored[number])
-            gc.collect()
-            gc.freeze()
+        fresh = [number for number in numbers if number not in kept]
+        if not fresh:
+            return
+        copies = await self._copies(fresh)
+        made = {number: changelogs(self._engine.tables, _rows(copies.get(number))) for number in fresh}
+        restored = await self._read_changelogs({number: logs for number, (_, logs) in made.items()}, copies)
+        for number, (tables, logs) in made.items():
+            self._partitions[number] = self._partition(number, tables, logs, restored[number], copies.get(number))
+            await asyncio.sleep(0)
+
+    async def _copies(self, numbers: Collection[int]) -> dict[int, Copy]:
+        """The local copies of partitions, each to go on from or to make anew; none without a local store."""
+        if self._store is None:
+            return {}
+        names = self._names()
+        found = await self._cluster.lineages(list(names.values()))
+        if missing := [name for name in names.values() if name not in found]:
+            log.warning("The broker does not tell the id of %s; state is kept in memory", ", ".join(missing))
+            return {}
+        lineages = {role: found[name] for role, name in names.items()}
+        due = {spec.name: spec.due for spec in self._engine.tables}
+        copies: dict[int, Copy] = {}
+        for number in numbers:
+            copy = self._store.copy(number, due, lineages, int(time() * 1000))
+            if copy is not None:
+                copies[number] = copy
+            await asyncio.sleep(0)
+        return copies
 
     async def _unchanged(self, numbers: Collection[int]) -> set[int]:
         """Those of the partitions owned last whose changelogs end where this worker left them."""
@@ -192,10 +256,12 @@ class Ownership:
         found = await self._cluster.end_offsets(known) if known else {}
         return {number for number, ends in left.items() if all(found[at] == end for at, end in ends.items())}
 
-    async def _read_changelogs(self, partitions: Mapping[int, Sequence[Changelog]]) -> dict[int, Restored]:
+    async def _read_changelogs(
+        self, partitions: Mapping[int, Sequence[Changelog]], copies: Mapping[int, Copy]
+    ) -> dict[int, Restored]:
         async with self._cluster.reader() as consumer:
             return await journal.take_over(
-                consumer, self._cluster.changelog_sender, self._claimant, partitions, self._names()
+                consumer, self._cluster.changelog_sender, self._claimant, partitions, self._names(), copies
             )
 
     def _names(self) -> dict[str, str]:
@@ -203,10 +269,17 @@ class Ownership:
         return {role: self._routes.topic(role) for role in roles}
 
     def _partition(
-        self, number: int, tables: Mapping[str, Table[Any]], logs: Sequence[Changelog], restored: Restored
+        self,
+        number: int,
+        tables: Mapping[str, Table[Any]],
+        logs: Sequence[Changelog],
+        restored: Restored,
+        copy: Copy | None,
     ) -> Partition:
-        sender, positions = self._cluster.changelog_sender, restored.positions
-        writer = Journal(sender, number, restored.epoch, logs, self._names(), positions, self._read_range)
+        sender, positions, claim = self._cluster.changelog_sender, restored.positions, restored.claim
+        writer = Journal(
+            sender, number, restored.epoch, logs, self._names(), positions, self._read_range, copy=copy, claim=claim
+        )
         partition = Partition(number, tables, writer, self._around)
         partition.schedule_stored()
         return partition
@@ -281,7 +354,7 @@ class Ownership:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now_ms = int(time() * 1000)
-            for partition in list(self._partitions.values()):
+            for partition in [each for each in self._partitions.values() if each.timers.is_due(now_ms)]:
                 until_ms = min(now_ms, self._heard_until(partition))
                 if self.serving and (woken := partition.timers.pop_due(until_ms, TICKS_AT_ONCE)):
                     await self._wake(partition.number, woken)
@@ -340,6 +413,7 @@ class Ownership:
                 await self._finish()
             for partition in self._partitions.values():
                 partition.stop()
+                partition.journal.keep()
             self._offsets.close(self._offsets.opened())
             self._in_flight = 0
 
@@ -385,6 +459,10 @@ class Ownership:
             "consumer_lag": lag,
             "recovery_seconds": {} if self._recovery_seconds is None else {(): self._recovery_seconds},
         }
+
+
+def _rows(copy: Copy | None) -> Mapping[str, Rows] | None:
+    return None if copy is None else copy.tables
 
 
 def copartitioned(assigned: Collection[TopicPartition], roles: Mapping[str, str]) -> set[int]:

@@ -11,7 +11,8 @@ the broker, the next is handled; each of the two waits is passed in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter, time
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,12 @@ State = TypeVar("State")
 
 SLICE_SECONDS = 0.004
 """How long records are handled before others get their turn on the event loop."""
+MOST_KEPT_BYTES = 4 * 1024 * 1024
+"""Outputs that a partition keeps before it waits for their records to be committed. A profile keeps its own until then,
+all of them may be of one customer, and the profile must fit into a record (`agents.topics.MAX_RECORD_BYTES`)."""
+PART_BYTES = MOST_KEPT_BYTES // 4
+"""Outputs after which a part of a batch goes on its way by itself."""
+_COMMIT_POLL_SECONDS = 0.02
 
 
 def _nothing_left(_: object) -> Sequence[Output]:
@@ -64,7 +71,18 @@ class Batch(NamedTuple):
 class Work:
     """A batch on its way through the stages."""
 
-    __slots__ = ("acknowledgements", "at", "decided", "offset", "outputs", "sent", "span", "started")
+    __slots__ = (
+        "acknowledgements",
+        "at",
+        "decided",
+        "last",
+        "offset",
+        "output_bytes",
+        "outputs",
+        "sent",
+        "span",
+        "started",
+    )
 
     span: Span
 
@@ -74,6 +92,9 @@ class Work:
         self.offset = -1
         """Of the record being handled."""
         self.outputs: list[Output] = []
+        self.output_bytes = 0
+        self.last = True
+        """Whether the fetched batch ends with it."""
         self.decided: list[int] = []
         """Broker timestamps (ms) of the records that caused decisions."""
         self.acknowledgements: list[tuple[str, asyncio.Future[Any]]] = []
@@ -101,8 +122,8 @@ class Routes(NamedTuple):
 class Surroundings(NamedTuple):
     """What all partitions of a worker share.
 
-    `check` raises when this worker may no longer publish; `on_done` is told of every batch that is done; `fail`
-    ends the process.
+    `check` raises when this worker may no longer publish; `on_done` is told of every batch that is done; `commit`
+    commits what is done before its time; `fail` ends the process.
     """
 
     engine: Engine
@@ -112,6 +133,7 @@ class Surroundings(NamedTuple):
     metrics: Metrics
     check: Callable[[], None]
     on_done: Callable[[], None]
+    commit: Callable[[], Awaitable[None]]
     fail: Callable[[str, BaseException], None]
 
 
@@ -136,6 +158,10 @@ class Partition:
         self._around = around
         self._state = around.engine.state(**tables, committed=self.committed)
         self._accepting = False
+        self._opened = 0
+        """Counts the times work began; a batch of before is left alone."""
+        self._kept: deque[tuple[str, int, int]] = deque()
+        """Works with outputs: role, offset at which the work ends, bytes; until all before it are committed."""
         self._turn = asyncio.Lock()
         self._remembered: asyncio.Queue[Work] = asyncio.Queue()
         self._published: asyncio.Queue[Work] = asyncio.Queue()
@@ -154,6 +180,7 @@ class Partition:
     def start(self) -> None:
         """Begin to pass batches through the stages."""
         self._accepting = True
+        self._opened += 1
         for stage in (self._publish, self._conclude):
             task = asyncio.get_running_loop().create_task(stage(), name=f"{stage.__name__}[{self.number}]")
             task.add_done_callback(self._on_stage_end)
@@ -169,39 +196,67 @@ class Partition:
         for task in self._tasks:
             task.cancel()
         self._tasks.clear()
+        self._kept.clear()
         self._remembered, self._published = asyncio.Queue(), asyncio.Queue()
 
     def schedule_stored(self) -> None:
         """Fill the timer wheel from the tables."""
         for table in self.tables.values():
-            due = table.spec.due
-            if due is None:
-                continue
-            for key in table:
-                value = table.encoded(key)
-                if value is not None and (due_ms := due(value)) is not None:
-                    self.timers.schedule(key, due_ms)
+            for key, due_ms in table.dues():
+                self.timers.schedule(key, due_ms)
 
     async def process(self, batch: Batch) -> None:
-        """Handle a batch and send it on its way; returns before its effects are safe."""
+        """Handle a batch and send it on its way, in parts if it asks for much; returns before its effects are safe."""
+        opened = self._opened
         async with self._turn:
-            if not self._accepting:
-                return
-            work = Work(batch.at, perf_counter())
-            try:
-                work.span = self._around.offsets.begin(batch.at, batch.start, batch.records[-1].offset + 1)
-                await self._handle_all(batch, work)
-                work.acknowledgements = await self.journal.append(self.journal.changes())
-            except Exception as error:  # noqa: BLE001 - an agent must not raise: Faust would acknowledge the batch
-                self._around.fail(f"handling {batch.at.topic}[{self.number}] at offset {work.offset}", error)
-                return
-            self._remembered.put_nowait(work)
+            while batch.records and await self._has_room() and opened == self._opened:
+                work = Work(batch.at, perf_counter())
+                try:
+                    work.span = self._around.offsets.begin(batch.at, batch.start, batch.records[-1].offset + 1)
+                    rest = await self._handle_some(batch, work)
+                    work.acknowledgements = await self.journal.append(self.journal.changes())
+                except Exception as error:  # noqa: BLE001 - an agent must not raise: Faust would acknowledge the batch
+                    self._around.fail(f"handling {batch.at.topic}[{self.number}] at offset {work.offset}", error)
+                    return
+                self._remembered.put_nowait(work)
+                batch = rest
 
-    async def _handle_all(self, batch: Batch, work: Work) -> None:
-        """Handle the records in order, in slices, and gather what they ask for."""
+    async def _has_room(self) -> bool:
+        """Wait until what is kept for records not committed leaves room; False when no more may be begun."""
+        while self._accepting and self._kept_bytes() >= MOST_KEPT_BYTES:
+            try:
+                await self._around.commit()
+            except Exception as error:  # noqa: BLE001 - an agent must not raise: Faust would acknowledge the batch
+                self._around.fail("committing", error)
+                return False
+            if self._kept_bytes() >= MOST_KEPT_BYTES:
+                await asyncio.sleep(_COMMIT_POLL_SECONDS)
+        return self._accepting
+
+    def _kept_bytes(self) -> int:
+        while self._kept and self._kept[0][1] <= self.committed.get(self._kept[0][0], 0):
+            self._kept.popleft()
+        return sum(size for _, _, size in self._kept)
+
+    async def _handle_some(self, batch: Batch, work: Work) -> Batch:
+        """Handle the records of a batch as far as there is room for what they ask for; returns the rest of it."""
+        handled = await self._handle(batch, work)
+        end = batch.records[handled - 1].offset + 1
+        rest = batch._replace(start=end, records=batch.records[handled:])
+        if rest.records:
+            work.last = False
+            self._around.offsets.shorten(batch.at, work.span, end)
+        if work.output_bytes:
+            self._kept.append((batch.role, end, work.output_bytes))
+        self.heard_ms[batch.role] = batch.records[handled - 1].timestamp
+        self._around.metrics.observe_stage("handle", (perf_counter() - work.started) / handled)
+        return rest
+
+    async def _handle(self, batch: Batch, work: Work) -> int:
+        """Handle records in order, in slices, and gather what they ask for; returns how many."""
         handle = self._around.engine.handle
         slice_end = work.started + SLICE_SECONDS
-        for raw in batch.records:
+        for count, raw in enumerate(batch.records, 1):
             work.offset = raw.offset
             record = Record(batch.role, self.number, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))
             effects = handle(record, self._state)
@@ -212,13 +267,15 @@ class Partition:
                 self.timers.schedule(customer, due_ms)
             if effects.outputs:
                 work.outputs += effects.outputs
+                work.output_bytes += sum(len(output.value) for output in effects.outputs)
                 if any(output.topic.startswith("decisions") for output in effects.outputs):
                     work.decided.append(record.timestamp_ms)
+                if work.output_bytes >= PART_BYTES:
+                    return count
             if perf_counter() > slice_end:
                 await asyncio.sleep(0)
                 slice_end = perf_counter() + SLICE_SECONDS
-        self.heard_ms[batch.role] = batch.records[-1].timestamp
-        self._around.metrics.observe_stage("handle", (perf_counter() - work.started) / len(batch.records))
+        return len(batch.records)
 
     async def _publish(self) -> None:
         """Batch by batch: once its state is safe, send its outputs."""
@@ -250,7 +307,8 @@ class Partition:
             for timestamp_ms in work.decided:
                 self._around.metrics.observe_decision(now - timestamp_ms / 1000)
             self._around.offsets.finish(work.at, work.span)
-            self._around.on_done()
+            if work.last or not self._accepting:
+                self._around.on_done()
 
     def _on_stage_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

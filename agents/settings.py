@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -42,7 +42,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     web_host: Annotated[str, Meta(description="Address the web server listens on")] = "127.0.0.1"
     web_port: Annotated[int, Meta(description="Port of the web server; 0 picks a free one", ge=0, le=65535)] = 6066
     idempotent: Annotated[bool, Meta(description="Idempotent producers; off for brokers that refuse them")] = True
-    fetch_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch", ge=1, le=500)] = 15
+    fetch_wait_ms: Annotated[
+        int,
+        Meta(
+            description="How long the broker may hold an empty fetch; short for one that does not end it when records "
+            "arrive",
+            ge=1,
+            le=500,
+        ),
+    ] = 100
     fetch_bytes: Annotated[int, Meta(description="Most bytes per partition and fetch", ge=1024)] = 262_144
     batches_in_flight: Annotated[int, Meta(description="Most fetched batches at work at once", ge=1)] = 64
     commit_interval_seconds: Annotated[Seconds, Meta(description="Time between commits of offsets")] = 0.25
@@ -54,6 +62,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[Seconds, Meta(description="Time to finish what is at work before handing over")] = 15.0
     stall_seconds: Annotated[Seconds, Meta(description="Time without progress after which the worker ends")] = 60.0
     connect_seconds: Annotated[Seconds, Meta(description="Time to reach the broker at start")] = 15.0
+    store: Annotated[
+        Literal["memory", "rocksdb"],
+        Meta(
+            description="Where state is kept beside its changelogs: `memory`, or `rocksdb`, in `state_dir`, so that it "
+            "may be larger than memory and a restart reads only what it missed"
+        ),
+    ] = "memory"
+    state_dir: Annotated[str, Meta(description="Directory for `rocksdb`, on a local disk that outlives restarts")] = ""
+    state_memory_bytes: Annotated[
+        int, Meta(description="Memory of `rocksdb`: its cache and what is not written yet", ge=8_388_608)
+    ] = 134_217_728
     learner: Annotated[
         bool, Meta(description="Run a learner beside the worker, when the configuration has models; see `batuta learn`")
     ] = True
@@ -127,6 +146,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         found.append(
             f"heartbeat_seconds is {beat}; expected at most half of session_timeout_seconds, which is {session}"
         )
+    if merged["store"] == "rocksdb" and not merged["state_dir"]:
+        found.append("store is rocksdb, but state_dir is not set; give it a directory on a local disk")
     if 0 < len(merged["model_key"]) < LEAST_KEY:
         found.append(f"model_key has {len(merged['model_key'])} characters; expected {LEAST_KEY} or more, or none")
     return found

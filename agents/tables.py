@@ -7,13 +7,16 @@ that share a changelog topic: it says what to append there, and rebuilds the tab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeVar
+
+from agents.store import Rows
 
 V = TypeVar("V")
 
-CACHE_SIZE = 2_000
-"""Decoded values kept per table between batches."""
+CACHE_SIZE = 250
+"""Decoded values kept per table between batches. The garbage collector looks into each of them: with eight times as
+many, its longest pause was three times as long."""
 _ESCAPE = "\\"
 
 
@@ -45,7 +48,7 @@ class Table(MutableMapping[str, V]):
 
     Changes are noticed by `table[key] = value` and `del table[key]` only: who changes a value in place puts it
     back. Assigning a value that encodes to the same bytes is no change. `cache_size`: decoded values kept.
-    `stored` may be any mutable mapping of bytes.
+    `stored`: where the bytes are; a dict unless given.
     """
 
     def __init__(
@@ -61,7 +64,8 @@ class Table(MutableMapping[str, V]):
         # In order of the first change. A key that is changed and not decoded is deleted.
         self._changed: dict[str, None] = {}
         self._touched: dict[str, None] = {}
-        self._length = len(self._stored)
+        # Keys by which the changes since the last flush outnumber what is stored.
+        self._growth = 0
 
     def __getitem__(self, key: str) -> V:
         if key in self._decoded:
@@ -74,14 +78,14 @@ class Table(MutableMapping[str, V]):
         return value
 
     def __setitem__(self, key: str, value: V) -> None:
-        self._length += key not in self
+        self._growth += key not in self
         self._decoded[key] = value
         self._changed[key] = None
 
     def __delitem__(self, key: str) -> None:
         if key not in self:
             raise KeyError(key)
-        self._length -= 1
+        self._growth -= 1
         self._decoded.pop(key, None)
         self._changed[key] = None
 
@@ -89,11 +93,12 @@ class Table(MutableMapping[str, V]):
         return key in self._decoded or (key in self._stored and key not in self._changed)
 
     def __iter__(self) -> Iterator[str]:
-        yield from [key for key in self._stored if key in self]
-        yield from [key for key in self._decoded if key not in self._stored]
+        stored = [key for key in self._stored if key in self._decoded or key not in self._changed]
+        yield from stored
+        yield from [key for key in self._changed if key in self._decoded and key not in self._stored]
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._stored) + self._growth
 
     def encoded(self, key: str) -> bytes | None:
         """The bytes of a value as last taken up by `flush` or `load`."""
@@ -107,10 +112,19 @@ class Table(MutableMapping[str, V]):
         """Take up what was read back from the changelog; it is no change. None deletes."""
         self._decoded.pop(key, None)
         if value is None:
-            self._length -= self._stored.pop(key, None) is not None
+            self._stored.pop(key, None)
         else:
-            self._length += key not in self._stored
             self._stored[key] = value
+
+    def dues(self) -> Iterator[tuple[str, int]]:
+        """Customers that are to be woken by the values last taken up, and when, in epoch milliseconds."""
+        due = self.spec.due
+        if isinstance(self._stored, Rows):
+            yield from self._stored.dues()
+        elif due is not None:
+            for key, value in self._stored.items():
+                if (due_ms := due(value)) is not None:
+                    yield key, due_ms
 
     def flush(self) -> list[tuple[str, bytes | None]]:
         """Take up all changes: each changed key once, with the bytes of its value, None when it is deleted."""
@@ -127,6 +141,7 @@ class Table(MutableMapping[str, V]):
         changes += [(key, self._stored.get(key)) for key in self._touched]
         self._changed.clear()
         self._touched.clear()
+        self._growth = 0
         while len(self._decoded) > self._cache_size:
             del self._decoded[next(iter(self._decoded))]
         return changes
@@ -138,7 +153,8 @@ class Changelog:
     def __init__(self, topic: str, tables: Sequence[Table[Any]]) -> None:
         self.topic = topic
         self.tables = tuple(sorted(tables, key=lambda table: table.spec.prefix, reverse=True))
-        self._reserved = (*(table.spec.prefix for table in tables if table.spec.prefix), _ESCAPE)
+        self._prefixed = tuple(table for table in self.tables if table.spec.prefix)
+        self._reserved = (*(table.spec.prefix for table in self._prefixed), _ESCAPE)
 
     def flush(self) -> list[Change]:
         """All changes of the tables since the last time, as records for the changelog."""
@@ -150,12 +166,12 @@ class Changelog:
 
     def load(self, key: bytes, value: bytes | None) -> None:
         """Apply one record read back."""
-        table, inside = self._inside(key)
+        table, inside = self.locate(key)
         table.load(inside, value)
 
     def touch(self, key: bytes) -> None:
         """Have the next `flush` write this key again."""
-        table, inside = self._inside(key)
+        table, inside = self.locate(key)
         table.touch(inside)
 
     def _outside(self, table: Table[Any], key: str) -> bytes:
@@ -165,18 +181,23 @@ class Changelog:
             prefix = _ESCAPE
         return f"{prefix}{key}".encode()
 
-    def _inside(self, key: bytes) -> tuple[Table[Any], str]:
+    def locate(self, key: bytes) -> tuple[Table[Any], str]:
+        """The table that a key in the changelog belongs to, and the key there."""
         text = key.decode()
-        for table in self.tables:
-            prefix = table.spec.prefix
-            if prefix and text.startswith(prefix):
-                return table, text[len(prefix) :]
+        for table in self._prefixed:
+            if text.startswith(table.spec.prefix):
+                return table, text[len(table.spec.prefix) :]
         return self.tables[-1], text.removeprefix(_ESCAPE)
 
 
-def changelogs(specs: Sequence[TableSpec]) -> tuple[dict[str, Table[Any]], list[Changelog]]:
-    """The empty tables of one partition by name, and their changelogs. ValueError when two tables clash."""
-    tables = {spec.name: Table[Any](spec) for spec in specs}
+def changelogs(
+    specs: Sequence[TableSpec], stored: Mapping[str, MutableMapping[str, bytes]] | None = None
+) -> tuple[dict[str, Table[Any]], list[Changelog]]:
+    """The tables of one partition by name, and their changelogs. ValueError when two tables clash.
+
+    `stored`: where the bytes of each table are; without it the tables are empty, and in memory.
+    """
+    tables = {spec.name: Table[Any](spec, stored=(stored or {}).get(spec.name)) for spec in specs}
     if len(tables) < len(specs) or len({(spec.changelog, spec.prefix) for spec in specs}) < len(specs):
         raise ValueError("two tables have the same name, or the same prefix in one changelog; give each its own")
     topics = dict.fromkeys(spec.changelog for spec in specs)

@@ -32,14 +32,16 @@ class Timers:
         self._skip_superseded()
         return self._heap[0][0] if self._heap else None
 
+    def is_due(self, now_ms: float) -> bool:
+        """Whether anybody is to be woken by now."""
+        due_ms = self.next_due()
+        return due_ms is not None and due_ms <= now_ms
+
     def pop_due(self, now_ms: float, limit: int) -> list[tuple[str, int]]:
         """Take up to `limit` customers that are due, earliest first, each with its moment; they are forgotten here."""
         woken: list[tuple[str, int]] = []
-        while len(woken) < limit:
-            due_ms = self.next_due()
-            if due_ms is None or due_ms > now_ms:
-                break
-            customer = heapq.heappop(self._heap)[1]
+        while len(woken) < limit and self.is_due(now_ms):
+            due_ms, customer = heapq.heappop(self._heap)
             del self._due[customer]
             woken.append((customer, due_ms))
         return woken

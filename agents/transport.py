@@ -4,8 +4,10 @@ What differs from the driver it builds on, and why:
 
 * A fetched batch of one topic partition is *one* item of the stream, so the framework costs per batch, not per
   record. Faust makes four tasks per record, which costs more than a decision.
-* An empty fetch is held by the broker for `fetch_wait_ms` instead of 1.5 s: a partition that was busy while a
-  fetch was on its way waits for that fetch.
+* Everything runs on one loop. Faust's consumer has a thread and a loop of its own.
+* A fetch is sent when everything fetched before is delivered, and names every partition. aiokafka leaves out those
+  it still has records of when they wait long enough, and they then wait for the end of that fetch, too.
+* Fetches are incremental, see `agents.fetching`.
 * Offsets are committed from `agents.ownership`, never from Faust's book of acknowledgements, which commits past
   records that failed and forgets what is done when partitions are revoked.
 * Before partitions are revoked, what is at work is finished and committed.
@@ -17,13 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, ClassVar, cast
 
 import aiokafka
 import faust.transport.drivers
-import uvloop
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
@@ -33,34 +34,63 @@ from aiokafka.errors import (
 )
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
+from mode.services import Service
+from mode.utils.futures import maybe_async
 
+from agents.fetching import Sessions
 from agents.journal import Sender
+from agents.lineage import lineages
 from agents.offsets import Positions, TopicPartition
 from agents.ownership import Ownership
 from agents.partitions import Batch
 from agents.settings import Settings
+from agents.store import Lineage
 
 SCHEME = "batuta"
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.5
+_UNDELIVERED_SECONDS = 60.0
+"""How long fetched records may wait for their delivery before the next fetch leaves their partitions out."""
 _NOTHING_ASSIGNED_SECONDS = 0.05
 
 
-class Thread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches and keeps up membership in the group."""
+class Member(driver.AIOKafkaConsumerThread):
+    """Fetches, and keeps up membership in the group; on the worker's own loop.
+
+    Faust puts its consumer into a thread, which shares the interpreter with the engine all the same: every fetch and
+    every commit then crosses from one loop to the other and back. Here it is a service like any other.
+    """
+
+    # A service without a thread of its own again.
+    wait_for_shutdown = False
+    start = Service.start
+    maybe_start = Service.maybe_start
+    stop = Service.stop
+    crash = Service.crash  # type: ignore[assignment]
+    set_shutdown = Service.set_shutdown
+    _stopped_set = Service._stopped_set  # noqa: SLF001
+    _stop_children = Service._stop_children  # noqa: SLF001
+    _stop_futures = Service._stop_futures  # noqa: SLF001
+    _stop_exit_stacks = Service._stop_exit_stacks  # noqa: SLF001
 
     settings: Settings
+    _sessions: Sessions
     heard: float = 0.0
     """When (monotonic) the last request was sent that the group's coordinator answered with success."""
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = self.settings.fetch_wait_ms  # noqa: SLF001 - Faust fixes the argument at 1500
+        client = consumer._client  # noqa: SLF001 - what aiokafka's fetcher sends its requests by
+        self._sessions = Sessions(client.send)
+        client.send = self._sessions.send
         return consumer
 
     async def on_start(self) -> None:
         """Start the consumer and listen to its heartbeats."""
         await super().on_start()
-        coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - aiokafka tells nobody of its heartbeats
+        consumer = self._ensure_consumer()
+        consumer._fetcher._prefetch_backoff = _UNDELIVERED_SECONDS  # noqa: SLF001 - not an argument of aiokafka's
+        coordinator = consumer._coordinator  # noqa: SLF001 - aiokafka tells nobody of its heartbeats
         beat = coordinator._do_heartbeat  # noqa: SLF001 - as above
 
         async def heartbeat() -> bool:
@@ -72,10 +102,24 @@ class Thread(driver.AIOKafkaConsumerThread):
 
         coordinator._do_heartbeat = heartbeat  # noqa: SLF001 - as above
 
+    async def on_stop(self) -> None:
+        """Stop the consumer."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call what Faust would have called in the thread."""
+        return await maybe_async(fun(*args, **kwargs))
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Tell Faust's consumer."""
+        await self.consumer.on_partitions_revoked(revoked)
+
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Being assigned partitions is an answer of the coordinator, too."""
+        """Tell Faust's consumer; being assigned partitions is an answer of the coordinator, too."""
         self.heard = monotonic()
-        await super().on_partitions_assigned(assigned, generation_id)
+        self._sessions.ask_anew()
+        await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; False when the partitions have meanwhile gone. Raises what else Kafka raises."""
@@ -110,7 +154,7 @@ class Thread(driver.AIOKafkaConsumerThread):
 class Consumer(driver.Consumer):
     """Hands fetched batches to the agents of the topics keyed by customer."""
 
-    _thread: Thread
+    _thread: Member
 
     def __post_init__(self) -> None:
         transport = cast("Transport", self.transport)
@@ -118,10 +162,10 @@ class Consumer(driver.Consumer):
         self.roles: Mapping[str, str] = transport.roles
         self._positions = Positions()
 
-    def _new_consumer_thread(self) -> Thread:
-        thread = Thread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
-        thread.settings = cast("Transport", self.transport).settings
-        return thread
+    def _new_consumer_thread(self) -> Member:
+        member = Member(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
+        member.settings = cast("Transport", self.transport).settings
+        return member
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: Faust's check knows neither our positions nor our commits; `Ownership` watches progress."""
@@ -257,6 +301,10 @@ class Consumer(driver.Consumer):
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Offset after the last record of each partition."""
         return cast("Mapping[TopicPartition, int]", await self.highwaters(*(TP(*at) for at in partitions)))
+
+    async def lineages(self, topics: Sequence[str]) -> Mapping[str, Lineage]:
+        """The lineage of each topic by its full name, as far as the broker tells it."""
+        return await lineages(cast("Transport", self.transport).settings.bootstrap, topics)
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """Commit offsets; False when the group has rebalanced meanwhile."""

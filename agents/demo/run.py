@@ -129,6 +129,7 @@ def _own_names(repertoire: Repertoire, broker: RunningBroker) -> tuple[Repertoir
         partitions=repertoire.partitions,
         web_port=_free_port(),
         idempotent=not embedded,
+        fetch_wait_ms=15 if embedded else 100,
         # The embedded broker lets a group wait that long before its first member may work.
         session_timeout_seconds=6.0 if embedded else 10.0,
         rebalance_timeout_seconds=6.0 if embedded else 30.0,

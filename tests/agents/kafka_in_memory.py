@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from agents.offsets import TopicPartition
+from agents.store import Lineage
 
 
 class Stored(NamedTuple):
@@ -72,8 +73,9 @@ class Sender:
 class Reader:
     """A consumer without a group."""
 
-    def __init__(self, logs: Mapping[TopicPartition, list[Stored]]) -> None:
-        self._logs = logs
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._logs = kafka.logs
         self._positions: dict[TopicPartition, int] = {}
 
     def assign(self, partitions: Collection[TopicPartition]) -> None:
@@ -84,9 +86,9 @@ class Reader:
         """Read on from an offset."""
         self._positions[at] = offset
 
-    async def seek_to_beginning(self, *partitions: TopicPartition) -> None:
-        """Read from the first record on."""
-        self._positions |= dict.fromkeys(partitions, 0)
+    async def beginning_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offsets of the first records."""
+        return dict.fromkeys(partitions, 0)
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Offsets after the last records."""
@@ -106,6 +108,7 @@ class Reader:
             self._positions[at] += len(records)
             if records:
                 fetched[at] = records
+                self._kafka.fetched += len(records)
         return fetched
 
 
@@ -119,6 +122,10 @@ class Kafka:
         self.committed: dict[TopicPartition, int] = {}
         self.commits_accepted = True
         self.silent_seconds = 0.0
+        self.tells_ids = True
+        self.topic_ids: dict[str, str] = {}
+        self.fetched = 0
+        """Records that readers without a group have fetched."""
 
     def store(self, at: TopicPartition, record: Stored) -> Stored:
         """Append a record; returns it with its offset."""
@@ -129,7 +136,7 @@ class Kafka:
     @contextlib.asynccontextmanager
     async def reader(self):
         """A consumer without a group."""
-        yield Reader(self.logs)
+        yield Reader(self)
 
     async def starting_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Committed offsets, or 0."""
@@ -138,6 +145,11 @@ class Kafka:
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Offsets after the last records."""
         return {at: len(self.logs[at]) for at in partitions}
+
+    async def lineages(self, topics: Collection[str]) -> dict[str, Lineage]:
+        """Topics have the ids they are given, or their own names; tombstones stay for a day."""
+        told = topics if self.tells_ids else ()
+        return {topic: Lineage(self.topic_ids.get(topic, topic), 86_400_000) for topic in told}
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """Take a commit, unless the group has rebalanced."""

@@ -57,7 +57,7 @@ def an_example(number: int, model: str = "offers", **changes: Any) -> Example:
         "stage": stage,
         "label": None if stage == "exposed" else "positive" if reward else "negative",
         "reward": reward,
-        "previous": reward * (stage == "closed"),
+        "previous": reward if stage == "closed" else None,
         "late": False,
         "decision_id": f"d{decision}",
         "customer_id": f"c{decision % 50}",

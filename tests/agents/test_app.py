@@ -71,9 +71,9 @@ def test_importing_creates_nothing():
 def test_blocked_event_loop_ends_the_process():
     """A loop that does nothing for too long is ended from outside of it, with a line that says so."""
     code = (
-        "import asyncio, time, logging; from agents import worker; worker.quiet_logging()\n"
+        "import asyncio, time; from agents import process; process.quiet_logging()\n"
         "async def main():\n"
-        "    worker.watch_loop(asyncio.get_running_loop(), 0.2)\n"
+        "    process.watch_loop(asyncio.get_running_loop(), 0.2)\n"
         "    await asyncio.sleep(0.5)\n"
         "    time.sleep(30)\n"
         "asyncio.run(main())"
@@ -88,12 +88,12 @@ def test_blocked_event_loop_ends_the_process():
 def test_own_lines_only():
     """The libraries' log lines stay out, ours come through; a logging that is configured already is left alone."""
     code = (
-        "import logging; from agents import worker; worker.quiet_logging();"
+        "import logging; from agents import process; process.quiet_logging();"
         "logging.getLogger('faust').error('noise'); logging.getLogger('batuta').info('ours')"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert "noise" not in ended.stderr
     assert "INFO ours" in ended.stderr
-    code = code.replace("worker.quiet", "logging.basicConfig(format='mine: %(message)s'); worker.quiet")
+    code = code.replace("process.quiet", "logging.basicConfig(format='mine: %(message)s'); process.quiet")
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert ended.stderr == "mine: noise\n"

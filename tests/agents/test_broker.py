@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from agents.broker import (
     find_broker,
     living_brokers,
 )
+from agents.children import Children
 
 ROOT = Path(__file__).parents[2]
 IN_1997_MS = 852_076_800_000
@@ -332,3 +334,19 @@ def test_node_that_cannot_start_says_why():
 def _address(kafka: KafkaBroker) -> tuple[str, int]:
     host, port = kafka.bootstrap.split(",")[0].split(":")
     return host, int(port)
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_a_network_of_its_own_leads_to_the_broker_only_through_whoever_relays_it():
+    """A client of a network is told its entrances, and gets through as long as somebody passes its bytes on."""
+    _needs_kafka()
+    with KafkaBroker(networks=1) as kafka, closing(Children()) as children:
+        (network,) = kafka.networks
+        ((way_in, way_out),) = zip(network.entrances, network.exits, strict=True)
+        assert living_brokers("127.0.0.1", way_in) == set()
+        children.start("relay", [sys.executable, "-m", "benchmarks.chaos.relay", f"{way_in}:{way_out}"])
+        admin = AdminClient({"bootstrap.servers": network.bootstrap})
+        assert [broker.port for broker in admin.list_topics(timeout=60).brokers.values()] == [way_in]
+        _create_topic(network.bootstrap, "signals")
+        assert _publish(network.bootstrap, "signals", b"kept") is None

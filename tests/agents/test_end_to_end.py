@@ -292,10 +292,10 @@ def test_a_running_engine_can_be_looked_into(
 
 
 def test_worker_without_a_broker_says_so_in_one_line(config: Path):
-    """Nothing listens there: exit code 3 and one line, no traceback."""
+    """Nothing listens there: exit code 3 and one line; and `python -m agents` is `batuta`."""
     command = [sys.executable, "-m", "agents", "up", str(config), "--bootstrap", "127.0.0.1:9"]
-    environ = {**os.environ, "BATUTA_CONNECT_SECONDS": "3"}
+    environ = {**os.environ, "BATUTA_CONNECT_SECONDS": "0.2"}
     result = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 3
-    assert "cannot reach Kafka at 127.0.0.1:9" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("cannot reach Kafka at 127.0.0.1:9")
+    assert result.stderr.count("\n") == 1

@@ -133,24 +133,23 @@ def test_restore_follows_the_highest_epoch(records):
     latest_writer: dict[bytes, bool] = {}
     highest = 0
     for epoch, key, value in records:
-        reader.apply(key, b"%d" % value, [(EPOCH_HEADER, b"%d" % epoch)])
+        reader.apply([Stored(0, 0, key, b"%d" % value, ((EPOCH_HEADER, b"%d" % epoch),))])
         rightful = epoch >= highest
         highest = max(highest, epoch)
         latest_writer[key] = rightful
         if rightful:
             expected[key.decode()] = b"%d" % value
     assert dict(tables["profiles"]) == expected
-    assert reader.overruled == {key for key, rightful in latest_writer.items() if not rightful}
+    assert reader.mark.overruled == {key for key, rightful in latest_writer.items() if not rightful}
 
 
 def test_record_without_epoch_counts():
     """Somebody may erase a customer by hand: a tombstone without an epoch counts; a record without key does not."""
     tables, (changelog,) = changelogs([SPEC])
     reader = Reader(changelog)
-    reader.apply(b"ana", b"1", [(EPOCH_HEADER, b"7")])
-    reader.apply(None, b"?", [])
+    reader.apply([Stored(0, 0, b"ana", b"1", ((EPOCH_HEADER, b"7"),)), Stored(1, 0, None, b"?", ())])
     assert dict(tables["profiles"]) == {"ana": b"1"}
-    reader.apply(b"ana", None, [])
+    reader.apply([Stored(2, 0, b"ana", None, ())])
     assert dict(tables["profiles"]) == {}
 
 
@@ -192,5 +191,14 @@ def test_a_claim_that_cannot_be_read_still_counts(value: bytes | None):
     """Its epoch is what matters; who wrote it is not known."""
     (_, (log,)) = changelogs([SPEC])
     reader = Reader(log)
-    reader.apply(OWNER_KEY, value, [(EPOCH_HEADER, b"4")])
-    assert (reader.epoch, reader.claims, reader.claim) == (4, 1, None)
+    reader.apply([Stored(0, 0, OWNER_KEY, value, ((EPOCH_HEADER, b"4"),))])
+    assert (reader.mark.epoch, reader.mark.claims, reader.mark.claim) == (4, 1, None)
+
+
+@pytest.mark.parametrize("epoch", [b"", b"x", b"-1", b"1_0", b"9" * 5_000, "²".encode()])
+def test_an_epoch_that_cannot_be_read_is_below_all(epoch: bytes):
+    """No owner wrote such a record: it does not count, does not keep anybody from taking over, and is written over."""
+    tables, (log,) = changelogs([SPEC])
+    reader = Reader(log)
+    reader.apply([Stored(0, 0, b"ana", b"forged", ((EPOCH_HEADER, epoch),))])
+    assert (dict(tables["profiles"]), reader.mark.overruled) == ({}, {b"ana"})

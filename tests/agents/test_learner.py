@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import learner_child
@@ -106,6 +106,7 @@ def snapshot_in(outputs: Sequence[Output], model: str = "offers") -> Snapshot:
     owners=st.lists(st.sampled_from(MODELS[:2]), min_size=40, max_size=40),
     crashes=st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=5),
 )
+@settings(max_examples=50)
 def test_crashes_lose_and_repeat_nothing(numbers, owners, crashes):
     """Wherever a learner dies, and whichever of its states were kept, the models end as if nothing had happened."""
     examples = [an_example(number, owner) for number, owner in zip(numbers, owners, strict=False)]
@@ -345,7 +346,7 @@ def test_nothing_to_learn_is_said(tmp_path: Path):
 def test_a_learner_without_a_broker_exits_with_3(tmp_path: Path):
     """As a worker does: one line that names the address."""
     shop = a_shop(tmp_path, "logistic")
-    environ = {**os.environ, "BATUTA_CONNECT_SECONDS": "1"}
+    environ = {**os.environ, "BATUTA_CONNECT_SECONDS": "0.2"}
     command = [sys.executable, "-m", "agents", "learn", str(shop), "--bootstrap", "127.0.0.1:1"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=ROOT, check=False)
     assert ended.returncode == 3

@@ -20,6 +20,7 @@ CONTRACT = {
     "batuta_suppressed": {"stage"},
     "batuta_learning_examples": {"model"},
     "batuta_learning_results": {"model", "result"},
+    "batuta_state_copies": {"result"},
     "batuta_model_snapshots": {"model", "result"},
     "batuta_model_age_seconds": {"model"},
     "batuta_model_examples": {"model"},

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from agents.journal import OWNER_KEY, Ousted
+from agents.metrics import exposition
 from agents.offsets import TopicPartition
 from agents.ownership import copartitioned
 from agents.partitions import Batch
@@ -90,6 +91,69 @@ async def test_partitions_somebody_else_served_are_restored(desk):
     partition = desk.ownership.partition(0)
     assert partition is not None
     assert (desk.count(), partition.journal.epoch) == (2, 3)
+
+
+async def test_a_worker_goes_on_from_its_local_copy(tmp_path):
+    """After a restart only the claims are read, and what was counted is there, with who is to be woken."""
+    kafka, where = Kafka(), {"store": "rocksdb", "state_dir": str(tmp_path)}
+    desk = Desk(kafka, **where)
+    desk.ownership.start(kafka)
+    await desk.serve()
+    await desk.signals([b"a", b"b", b"wake:99999999999999"])
+    await until(lambda: not desk.ownership._offsets.pending())
+    await desk.ownership.stop()
+    before = kafka.fetched
+    desk = Desk(kafka, **where)
+    desk.ownership.start(kafka)
+    await desk.serve()
+    assert kafka.fetched - before == 1, "its own claim"
+    assert (desk.count(), desk.failures) == (3, [])
+    assert desk.ownership.gauges()["timers_pending"] == {("0",): 1}
+    assert desk.ownership.gauges()["profiles"] == {("0",): 1}
+    await desk.signals([b"c"])
+    assert desk.count() == 4
+    await desk.ownership.stop()
+
+
+async def test_a_damaged_copy_is_made_anew_while_restoring(tmp_path, caplog):
+    """Damage found on the way costs a read of the changelog and one line, not the worker."""
+    kafka, where = Kafka(), {"store": "rocksdb", "state_dir": str(tmp_path)}
+    desk = Desk(kafka, **where)
+    desk.ownership.start(kafka)
+    await desk.serve()
+    for number in range(50):
+        await desk.signals([b"x" * 400], b"customer-%d" % number)
+    await until(lambda: not desk.ownership._offsets.pending())
+    desk.ownership._store._database._rdict.flush()
+    await desk.ownership.stop()
+    tables = list(tmp_path.glob("batuta/0/*.sst"))
+    for table in tables:
+        content = bytearray(table.read_bytes())
+        content[: len(content) // 2] = b"?" * (len(content) // 2)
+        table.write_bytes(content)
+    desk = Desk(kafka, **where)
+    desk.ownership.start(kafka)
+    await desk.serve()
+    assert tables
+    assert desk.ownership.gauges()["profiles"] == {("0",): 50}
+    assert desk.failures == []
+    assert sum("made anew" in record.message for record in caplog.records) == 1
+    assert {path.name for path in tmp_path.glob("batuta/*")} == {"0", "0.lock"}, "in the same place"
+    assert b'batuta_state_copies_total{result="discarded"} 1.0' in exposition(desk.ownership.metrics)
+    await desk.ownership.stop()
+
+
+async def test_without_ids_of_topics_state_is_in_memory(tmp_path, caplog):
+    """A broker that does not tell which topic it is gives no ground to trust a copy."""
+    kafka = Kafka()
+    kafka.tells_ids = False
+    desk = Desk(kafka, store="rocksdb", state_dir=str(tmp_path))
+    desk.ownership.start(kafka)
+    await desk.serve()
+    await desk.signals([b"a"])
+    assert (desk.count(), desk.failures) == (1, [])
+    assert "does not tell the id of batuta.profiles; state is kept in memory" in caplog.text
+    await desk.ownership.stop()
 
 
 async def test_batches_of_an_earlier_assignment_are_dropped(desk):

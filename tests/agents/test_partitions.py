@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agents.journal import Journal, Ousted
 from agents.metrics import Metrics
 from agents.offsets import Offsets, TopicPartition
-from agents.partitions import Batch, Partition, Routes, Surroundings
+from agents.partitions import MOST_KEPT_BYTES, PART_BYTES, Batch, Partition, Routes, Surroundings
 from agents.tables import changelogs
 from engine.murmur import partition_of
 from engine.record import Effects, Output, Record
@@ -21,6 +21,7 @@ from tests.agents.counting import FATAL, Counter, counting_engine
 from tests.agents.kafka_in_memory import Kafka, Stored
 
 SIGNALS = TopicPartition("batuta.signals", 2)
+DECISIONS = TopicPartition("batuta.decisions", partition_of("ana", 4))
 PROFILES = TopicPartition("batuta.profiles", 2)
 ROUTES = Routes("batuta.", 4, frozenset({"decisions", "customers", "links"}))
 
@@ -31,7 +32,7 @@ class Bench:
     def __init__(self, kafka: Kafka, **engine: Any) -> None:
         self.kafka = kafka
         self.failures: list[str] = []
-        self.done = 0
+        self.done = self.commits = 0
         self.owned = True
         self.offsets = Offsets()
         self.offsets.open({SIGNALS: 0})
@@ -42,7 +43,15 @@ class Bench:
             kafka.changelog_sender, 2, 1, logs, {"profiles": "batuta.profiles"}, {"profiles": 0}, self._read
         )
         around = Surroundings(
-            parts, kafka.output_sender, ROUTES, self.offsets, self.metrics, self._check, self._on_done, self._fail
+            parts,
+            kafka.output_sender,
+            ROUTES,
+            self.offsets,
+            self.metrics,
+            self._check,
+            self._on_done,
+            self._commit,
+            self._fail,
         )
         self.partition = Partition(2, tables, journal, around)
 
@@ -55,6 +64,9 @@ class Bench:
 
     def _on_done(self) -> None:
         self.done += 1
+
+    async def _commit(self) -> None:
+        self.commits += 1
 
     def _fail(self, what: str, error: BaseException) -> None:
         self.failures.append(f"{what}: {type(error).__name__}: {error}")
@@ -111,6 +123,53 @@ def test_no_interleaving_breaks_the_order(steps):
         assert bench.failures == []
 
     asyncio.run(run())
+
+
+def decisions_of(size: int) -> Callable[[Record, Any], Effects]:
+    """A handler whose every record asks for a decision of so many bytes."""
+
+    def handle(record: Record, state: Any) -> Effects:
+        counter = state.profiles.get("ana") or Counter()
+        counter.count += 1
+        state.profiles["ana"] = counter
+        return Effects(outputs=[Output("decisions", b"ana", b"%d" % record.offset + b"." * size)])
+
+    return handle
+
+
+async def test_no_more_is_kept_than_a_record_can_hold():
+    """A batch that asks for too much is handled in parts, the next one when what is kept is committed; none is lost."""
+    bench = Bench(Kafka(), handle=decisions_of(PART_BYTES // 5))
+    bench.partition.start()
+    processing = asyncio.create_task(bench.partition.process(bench.batch([b"x"] * 50)))
+    for handled in (20, 40, 50):
+        await asyncio.sleep(0.1)
+        assert bench.commits or handled == 50, "somebody who waits for commits asks for one"
+        assert bench.kafka.logs[PROFILES][-1].value == counting_engine().tables[0].encode(Counter(count=handled))
+        assert bench.offsets.committable() == {SIGNALS: handled}
+        assert (processing.done(), bench.done) == (handled == 50, int(handled == 50))
+        bench.partition.committed["signals"] = handled
+    sent = [record.value.partition(b".")[0] for record in bench.kafka.logs[DECISIONS]]
+    assert sent == [b"%d" % offset for offset in range(50)]
+    assert bench.failures == []
+    bench.partition.stop()
+
+
+async def test_a_batch_that_waits_for_room_is_left_when_the_partition_goes():
+    """What was begun is finished and reported; what was not is left to the next owner, even if that is this worker."""
+    bench = Bench(Kafka(), handle=decisions_of(MOST_KEPT_BYTES))
+    bench.partition.start()
+    processing = asyncio.create_task(bench.partition.process(bench.batch([b"x"] * 3)))
+    await asyncio.sleep(0.05)
+    bench.partition.close()
+    bench.partition.stop()
+    bench.offsets.close([SIGNALS])
+    bench.offsets.open({SIGNALS: 1})
+    bench.partition.start()
+    await processing
+    assert bench.offsets.next_offset(SIGNALS) == 1
+    assert bench.failures == []
+    bench.partition.stop()
 
 
 def _check_order(bench: Bench) -> None:

@@ -60,3 +60,12 @@ def test_settings_pass_through_an_environment():
     settings = read_settings({}, group="g", idempotent=False, learner=False, model_key="correct horse battery staple")
     assert read_settings(settings.environment()) == settings
     assert Settings().signing_key is None
+
+
+def test_a_local_store_needs_a_place():
+    """State on a disk nobody named would be lost where nobody looks for it."""
+    with pytest.raises(InvalidSettings, match="store is rocksdb, but state_dir is not set"):
+        read_settings({"BATUTA_STORE": "rocksdb"})
+    with pytest.raises(InvalidSettings, match="BATUTA_STORE is 'redis'"):
+        read_settings({"BATUTA_STORE": "redis"})
+    assert read_settings({"BATUTA_STORE": "rocksdb", "BATUTA_STATE_DIR": "/state"}).state_dir == "/state"

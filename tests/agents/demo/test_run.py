@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -198,6 +198,7 @@ def test_pace_is_of_the_last_seconds():
     assert pace.per_second == pytest.approx(40, rel=0.01)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.floats(-5, 50), min_size=CURVE_START, max_size=900))
 def test_the_curve_is_the_reward_of_the_last_choices(rewards):
     """Its last point is 1,000 times the mean reward of at most `CURVE_SPAN` choices before it."""

@@ -327,15 +327,15 @@ def test_the_engine_beats_chance_and_breaks_no_promise():
     by_chance = msgspec.structs.replace(retail(), arbitration=Arbitration(context=False, value=False, lever=False))
     worlds = []
     for repertoire, scorer in ((retail(), PriorScorer(retail())), (by_chance, RandomScorer(1))):
-        world = World(repertoire, 250, 5, START_MS)
+        world = World(repertoire, 160, 5, START_MS)
         world.begin(START_MS)
-        _, rejected = _play(world, scorer, 3, repertoire)
+        _, rejected = _play(world, scorer, 2, repertoire)
         worlds.append(world)
         assert world.breaches == 0
         assert rejected <= {"expired-decision"}
     engine, chance = (each.earned for each in worlds)
     assert min(engine.choices, chance.choices) > 100
-    assert engine.per_thousand() > 1.15 * chance.per_thousand()
+    assert engine.per_thousand() > 1.4 * chance.per_thousand()
 
 
 def _play(world: World, scorer: Scorer, days: int, repertoire: Repertoire | None = None) -> tuple[Replay, set[str]]:
