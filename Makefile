@@ -8,8 +8,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$python" && break; done)
 BIN := .venv/bin
 READY := .venv/.locked
+# What the engine is compared with on Kafka needs other versions of what it needs itself.
+PEERS := .venv/stream-peers
 
-.PHONY: help setup demo test test-fast bench bench-learning check lock clean
+.PHONY: help setup demo test test-fast bench bench-learning chaos check lock clean
 
 help: ## Show what can be typed
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +37,19 @@ test: setup ## Run every test; starts Apache Kafka when Java 17 and Maven are th
 test-fast: setup ## Run the tests that need neither a broker nor patience
 	$(BIN)/python -m pytest -m "not broker and not slow"
 
-bench: setup ## Measure the engine beside a bare aiokafka loop on Apache Kafka; QUICK=1 for a shorter form
+bench: setup $(PEERS)/.locked ## Measure the engine, and on Apache Kafka beside quixstreams, Faust and bare loops; QUICK=1 for a shorter form
 	$(BIN)/python -m benchmarks
+
+$(PEERS)/.locked: benchmarks/stream_peers.lock $(READY)
+	@test -x $(PEERS)/bin/python || "$(PYTHON)" -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement benchmarks/stream_peers.lock
+	@touch $@
 
 bench-learning: setup ## Play the learning beside other libraries on real data; QUICK=1 for a shorter form
 	$(BIN)/python -m benchmarks.learning
+
+chaos: setup ## Kill, freeze and cut off workers and brokers, and account for every signal; QUICK=1 for a shorter form
+	$(BIN)/python -m benchmarks.chaos
 
 check: setup ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check
@@ -55,6 +65,7 @@ lock: ## Resolve the dependencies again and write the lock files (needs uv on th
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.lock
 	$(LOCK) benchmarks/peers.txt --no-deps --no-annotate --output-file benchmarks/peers.lock
+	$(LOCK) benchmarks/stream_peers.txt --no-annotate --output-file benchmarks/stream_peers.lock
 
 clean: ## Remove .venv and everything tools left behind
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
