@@ -1,4 +1,5 @@
-"""`python -m benchmarks`: run every section, print its rows, write `benchmarks/results/bench.json` and `bench.md`.
+"""`python -m benchmarks`: run every section, print its rows, write `benchmarks/results/bench.json`, `bench.md` and
+their pictures.
 
     python -m benchmarks [SECTION …]
 
@@ -13,11 +14,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from agents.broker import BrokerUnavailable
-from benchmarks import core, stream
+from benchmarks import core, side_by_side
 from benchmarks.load import LoadFailed
 from benchmarks.results import Findings, Row, begin, complete, figure, write
 
-SECTIONS: Mapping[str, Callable[..., Findings]] = {"core": core.measure, "stream": stream.measure}
+SECTIONS: Mapping[str, Callable[..., Findings]] = {"core": core.measure, "stream": side_by_side.measure}
 """What is measured, in order. Each is called with `quick`."""
 DONE, WRONG, USAGE, NO_BROKER = 0, 1, 2, 3
 
@@ -31,6 +32,7 @@ def main(names: Sequence[str]) -> int:
     quick = os.environ.get("QUICK", "0") not in ("", "0")
     rows: list[Row] = []
     faults: list[str] = []
+    plots: dict[str, str] = {}
     for name in names or SECTIONS:
         try:
             found = SECTIONS[name](quick=quick)
@@ -40,10 +42,11 @@ def main(names: Sequence[str]) -> int:
             return _complain(WRONG, f"{name}: {error}")
         rows += found.rows
         faults += found.faults
+        plots |= found.plots
         for row in found.rows:
             print(_line(row), flush=True)
     if not names:
-        write(complete(report, rows), "bench")
+        write(complete(report, rows), "bench", plots=plots)
     return _complain(WRONG, "; ".join(faults)) if faults else DONE
 
 

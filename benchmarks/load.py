@@ -27,10 +27,9 @@ class LoadFailed(Exception):
 
 
 class Answer(NamedTuple):
-    """A decision as it was read. `seen`: monotonic seconds. `sent_ms`: when its producer sent it, by the record."""
+    """A decision as it was read. `seen`: monotonic seconds."""
 
     seen: float
-    sent_ms: int
     value: bytes
 
 
@@ -129,5 +128,5 @@ class Reader:
                 continue
             if record.error() is not None:
                 raise LoadFailed(f"decisions could not be read: {record.error()}")
-            answers.append(Answer(seen, record.timestamp()[1], record.value() or b""))
+            answers.append(Answer(seen, record.value() or b""))
         return answers

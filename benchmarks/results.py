@@ -7,7 +7,7 @@ import operator
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -43,10 +43,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What a section found. `faults`: sentences on what was lost, repeated or conflicting; empty when all is well."""
+    """What a section found. `faults`: sentences on what was lost, repeated or conflicting; empty when all is well.
+
+    `plots`: SVG texts by name.
+    """
 
     rows: tuple[Row, ...]
     faults: tuple[str, ...] = ()
+    plots: Mapping[str, str] = {}
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -135,15 +139,18 @@ def _commit() -> str:
 # --- Writing ---
 
 
-def write(report: Report, name: str, directory: Path = DIRECTORY) -> None:
-    """Write `<name>.json` and `<name>.md`."""
+def write(report: Report, name: str, directory: Path = DIRECTORY, plots: Mapping[str, str] | None = None) -> None:
+    """Write `<name>.json`, `<name>.md`, and `<name>-<plot>.svg` for each plot, which the page shows."""
     directory.mkdir(parents=True, exist_ok=True)
+    pictures = {plot: f"{name}-{plot}.svg" for plot in plots or ()}
     (directory / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    (directory / f"{name}.md").write_text(markdown(report, name), "utf-8")
+    (directory / f"{name}.md").write_text(markdown(report, name, pictures), "utf-8")
+    for plot, file in pictures.items():
+        (directory / file).write_text((plots or {})[plot], "utf-8")
 
 
-def markdown(report: Report, name: str) -> str:
-    """The report as a table, and what stands behind the numbers below it."""
+def markdown(report: Report, name: str, pictures: Mapping[str, str] | None = None) -> str:
+    """The report as a table, pictures by what they show, and what stands behind the numbers below them."""
     behind: dict[str, list[str]] = {}
     for each in report.rows:
         behind.setdefault(each.detail, []).append(each.metric)
@@ -156,6 +163,7 @@ def markdown(report: Report, name: str) -> str:
         "|---|---:|---:|---|---|---|",
         *(_line(each) for each in report.rows),
         "",
+        *(f"![{shows}]({file})\n" for shows, file in (pictures or {}).items()),
         *(f"* {', '.join(metrics)}: {detail}." for detail, metrics in behind.items() if detail),
     ]
     return "\n".join(lines).rstrip() + "\n"

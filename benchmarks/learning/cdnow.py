@@ -134,9 +134,13 @@ def _values(purchase: Purchase, known: _Customer) -> tuple[float, ...]:
 # --- Forecasters ---
 
 
-def forecast_engine(asked: Sequence[Case]) -> list[float]:
-    """The engine's model, told of each purchase as exposed, answered and closed, at those times."""
-    brain = Brain(COLUMNS, frozenset(), [Arm("shop", "again", "again")], window_ms=HORIZON * DAY_MS, prior=STATED)
+def forecast_engine(asked: Sequence[Case], **parameters: float) -> list[float]:
+    """The engine's model, told of each purchase as exposed, answered and closed, at those times.
+
+    `parameters`: of its learner, where they are not the defaults.
+    """
+    arms, window_ms = [Arm("shop", "again", "again")], HORIZON * DAY_MS
+    brain = Brain(COLUMNS, frozenset(), arms, window_ms=window_ms, prior=STATED, parameters=parameters)
     shown: list[Shown] = []
     closing = 0
     for number, case in enumerate(asked):
@@ -179,6 +183,7 @@ def _named(case: Case) -> dict[str, float]:
 
 FORECASTERS: Mapping[str, Callable[[Sequence[Case]], list[float]]] = {
     "batuta": forecast_engine,
+    "batuta-expansion-0": lambda asked: forecast_engine(asked, expansion=0),
     "rate-rule": lambda asked: [case.rule for case in asked],
     "river-logistic-held": lambda asked: forecast_river(asked, held=True),
     "river-logistic-naive": lambda asked: forecast_river(asked, held=False),

@@ -1,12 +1,13 @@
 """The engine's side of the comparisons: its model, told of decisions as a channel would, choosing as the engine does.
 
-One configuration for everything that is played: a repertoire's defaults. Nothing is tuned to a stream.
+One configuration for everything that is played: a repertoire's defaults. Nothing is tuned to a stream; where another
+setting is shown beside it, its row says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class Brain:
         window_ms: int,
         seed: int = 0,
         prior: float = PRIOR,
-        learner: str = LEARNER,
+        parameters: Mapping[str, Any] = {},
     ) -> None:
         self.schema = FeatureSchema(
             version="given",
@@ -66,9 +67,8 @@ class Brain:
                 for name in columns
             ),
         )
-        rule = ModelRule(
-            id="benchmark", window_ms=window_ms, learners={"only": LearnerRule(kind=learner)}, champion="only"
-        )
+        rule_of_learner = LearnerRule(kind=LEARNER, parameters=parameters)
+        rule = ModelRule(id="benchmark", window_ms=window_ms, learners={"only": rule_of_learner}, champion="only")
         self.model = Model(rule, self.schema, FeatureSchema(), seed)
         self.arms, self.window_ms = tuple(arms), window_ms
         self._priors = np.full(len(arms), prior)

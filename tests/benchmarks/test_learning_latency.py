@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.broker import BrokerKind
+from agents.broker import BrokerKind, BrokerUnavailable
 from agents.children import Children
+from benchmarks.learning import latency
+from benchmarks.learning.__main__ import WRONG, main
 from benchmarks.learning.latency import (
     MODEL,
     Leg,
@@ -25,6 +27,7 @@ from benchmarks.learning.latency import (
     taught_by,
     write_config,
 )
+from benchmarks.load import LoadFailed
 from benchmarks.stream import Bench
 from config.load import load_directory
 from tests.agents.teaching import an_example
@@ -89,6 +92,18 @@ def test_the_model_scores_every_candidate(tmp_path):
     assert len(repertoire.candidates) == 80
     (rule,) = repertoire.models
     assert not any((rule.scope.channels, rule.scope.actions, rule.scope.groups, rule.scope.issues, rule.scope.tags))
+
+
+@pytest.mark.parametrize("error", [LoadFailed("a leg stalled"), BrokerUnavailable("no Java")], ids=repr)
+def test_what_cannot_be_measured_is_said_in_one_line(monkeypatch, capsys, error):
+    """And exit code 1, without a report."""
+
+    def measure(*, quick):
+        raise error
+
+    monkeypatch.setattr(latency, "measure", measure)
+    assert main(["latency"]) == WRONG
+    assert capsys.readouterr().err == f"{error}\n"
 
 
 def test_legs_learn_or_do_not(broker, unique_prefix):
