@@ -72,7 +72,7 @@ class Story:
         """Nothing happens until then."""
         self._hear(self.replay.advance(START_MS + at_ms))
 
-    def told(self) -> list[tuple[str, str | None, float, float, bool]]:
+    def told(self) -> list[tuple[str, str | None, float | None, float, bool]]:
         """Stage, label, reward before and after, and whether it was late."""
         return [(each.stage, each.label, each.previous, each.reward, each.late) for each in self.examples]
 
@@ -84,7 +84,7 @@ def a_story(*, impressions: bool = False, **changes: Any) -> Story:
     return story
 
 
-EXPOSED = ("exposed", None, 0.0, 0.0, False)
+EXPOSED = ("exposed", None, None, 0.0, False)
 
 
 def test_an_example_says_all_a_model_has_to_know():
@@ -97,7 +97,7 @@ def test_an_example_says_all_a_model_has_to_know():
         "stage": "exposed",
         "label": None,
         "reward": 0.0,
-        "previous": 0.0,
+        "previous": None,
         "late": False,
         "decisionId": story.decision,
         "customerId": "u1",
@@ -133,7 +133,8 @@ def test_an_answer_is_told_at_once_and_the_window_closes_with_it():
     story = a_story()
     story.outcome("click", HOUR_MS)
     story.wait(DAY_MS)
-    assert story.told() == [EXPOSED, ("answered", "positive", 0.0, 1.0, False), ("closed", "positive", 1.0, 1.0, False)]
+    answered, closed = ("answered", "positive", None, 1.0, False), ("closed", "positive", 1.0, 1.0, False)
+    assert story.told() == [EXPOSED, answered, closed]
     assert [each.at_ms - START_MS for each in story.examples] == [0, HOUR_MS, DAY_MS]
 
 
@@ -143,29 +144,29 @@ def test_silence_is_told_at_the_end_of_the_window():
     story.wait(3 * HOUR_MS - 1)
     assert story.told() == [EXPOSED]
     story.wait(3 * HOUR_MS)
-    assert story.told() == [EXPOSED, ("closed", "no-response", 0.0, 0.0, False)]
+    assert story.told() == [EXPOSED, ("closed", "no-response", None, 0.0, False)]
 
 
 def test_a_no_is_no_silence():
-    """Rejected: a negative example, which closes as one."""
+    """Rejected: a negative example, which closes as one; what was known before is a nothing then, not unknown."""
     story = a_story()
     story.outcome("reject", HOUR_MS)
     story.wait(2 * DAY_MS)
     assert story.told() == [
         EXPOSED,
-        ("answered", "negative", 0.0, 0.0, False),
+        ("answered", "negative", None, 0.0, False),
         ("closed", "negative", 0.0, 0.0, False),
     ]
 
 
 def test_a_late_yes_corrects_what_silence_taught():
-    """After the window, as long as outcomes are accepted: previous is what was learned."""
+    """After the window, as long as outcomes are accepted; it is the first answer, so nothing was known before it."""
     story = a_story()
     story.outcome("convert", 3 * DAY_MS)
     assert story.told() == [
         EXPOSED,
-        ("closed", "no-response", 0.0, 0.0, False),
-        ("answered", "positive", 0.0, 1.0, True),
+        ("closed", "no-response", None, 0.0, False),
+        ("answered", "positive", None, 1.0, True),
     ]
     story.outcome("convert", 9 * DAY_MS)
     assert len(story.examples) == 3
@@ -176,7 +177,7 @@ def test_the_same_answer_twice_teaches_once():
     story = a_story()
     for hour, type_ in enumerate(("delivered", "click", "click", "convert")):
         story.outcome(type_, hour * HOUR_MS)
-    assert story.told() == [EXPOSED, ("answered", "positive", 0.0, 1.0, False)]
+    assert story.told() == [EXPOSED, ("answered", "positive", None, 1.0, False)]
     story.wait(DAY_MS)
     assert len({each.example_id for each in story.examples}) == 3
 
@@ -225,7 +226,7 @@ def test_money_adds_up_to_the_most_that_counts():
     story.outcome("click", HOUR_MS)
     for hour in (2, 3, 4):
         story.outcome("convert", hour * HOUR_MS, value=30)
-    assert [each[2:4] for each in story.told()] == [(0.0, 0.0), (0.0, 0.375), (0.375, 0.75), (0.75, 1.0)]
+    assert [each[2:4] for each in story.told()] == [(None, 0.0), (None, 0.375), (0.375, 0.75), (0.75, 1.0)]
 
 
 def test_a_survey_rewards_the_latest_offer_made_for_its_sake():
@@ -236,7 +237,7 @@ def test_a_survey_rewards_the_latest_offer_made_for_its_sake():
         story.signal("Survey Answered", HOUR_MS + number, properties=properties)
     story.outcome("accept", 2 * HOUR_MS)
     story.signal("Survey Answered", 3 * HOUR_MS, properties={"metric": "nps", "score": 9})
-    assert story.told() == [EXPOSED, ("answered", "positive", 0.0, 0.9, False)]
+    assert story.told() == [EXPOSED, ("answered", "positive", None, 0.9, False)]
 
 
 def test_only_what_a_model_covers_is_learned():
@@ -281,7 +282,7 @@ EVENTS = st.lists(
 @settings(max_examples=60)
 @given(EVENTS, st.booleans())
 def test_every_decision_is_told_in_order_and_never_twice(events, impressions):
-    """Exposed once and first, then answers that follow on from each other, closed at most once; ids are unique."""
+    """Exposed once and first, closed at most once; each says what was known before it, None before an answer."""
     story = a_story(impressions=impressions)
     for at_ms, what in sorted(events):
         story.signal(what, at_ms) if what == "Go" else story.outcome(what, at_ms)
@@ -295,12 +296,12 @@ def test_every_decision_is_told_in_order_and_never_twice(events, impressions):
         stages = [each.stage for each in told]
         assert stages[0] == "exposed"
         assert stages.count("exposed") == stages.count("closed") == 1
-        known = 0.0
+        known: float | None = None
         for each in told:
+            assert each.previous == known
             if each.stage == "answered":
-                assert each.previous == known
                 known = each.reward
-            assert each.reward == known
+            assert each.reward == (known or 0.0)
             assert each.late == (each.stage == "answered" and each.at_ms >= each.decided_ms + each.window_ms)
     if not impressions:
         made = story.replay.counts.get(("decisions", "a", "email", "go", "false"), 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models import delay
 from models.delay import AGES, LEAST, Delays
@@ -45,8 +47,8 @@ def _play(kind: str, seed: int, windows: float = 4.0, shown: int = 20_000):
 @pytest.mark.parametrize("kind", sorted(DELAYS))
 def test_a_rate_so_far_over_its_maturity_is_the_true_rate(kind):
     """Within noise, for a new arm as well, of which the rate so far is far off; averaged over seeds."""
+    played = [_play(kind, seed) for seed in range(4)]
     for arm, naive_is_off in ((OLD, 0.02), (YOUNG, 0.2)):
-        played = [_play(kind, seed) for seed in range(4)]
         naive = np.mean([rates[arm][0] / rates[arm][1] for _, _, rates in played])
         corrected = np.mean([rates[arm][0] / maturity[arm] / rates[arm][1] for _, maturity, rates in played])
         assert naive < 1 - naive_is_off
@@ -117,6 +119,28 @@ def test_windows_have_their_own_tables():
     delays.exposed(OLD, 0, 10 * HOUR_MS)
     delays.exposed(OLD, 0, 1000 * HOUR_MS)
     assert delays.maturity(10 * HOUR_MS)[OLD] == pytest.approx((1 + 0.01) / 2, abs=1 / AGES)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from([OLD, YOUNG]), st.sampled_from([1, 3])), max_size=40),
+    st.integers(0, 100),
+    st.sampled_from([0.0, 10.0]),
+)
+def test_open_shares_count_exposures_whose_window_is_open(shown, later, prior):
+    """One by one, over windows together; exposures an arm is taken to have had besides are closed. Nothing changes."""
+    delays, width_ms = Delays(prior_exposures=prior), HOUR_MS
+    # In the middle of a slot of time the table knows an age exactly; a longer window has wider slots.
+    told = sorted(((place // each * each + each / 2) * width_ms, arm, each) for place, arm, each in shown)
+    for at_ms, arm, windows in told:
+        delays.exposed(arm, int(at_ms), windows * AGES * width_ms)
+    now_ms = int((max([60, *(at_ms / width_ms for at_ms, _, _ in told)]) + later + 0.25) * width_ms)
+    before = delays.dump()
+    found = delays.open_shares(now_ms)
+    assert found.keys() == delays.maturity(now_ms).keys() == {arm for _, arm, _ in told}
+    for arm, share in found.items():
+        ages = [(now_ms - at_ms, windows * AGES * width_ms) for at_ms, each, windows in told if each == arm]
+        assert share == pytest.approx(sum(age < window for age, window in ages) / (prior + len(ages)))
+    assert delays.dump() == before
 
 
 def test_out_of_order_and_future_times_are_counted():

@@ -97,6 +97,8 @@ def test_ips_and_dr_find_the_value_of_a_log_that_is_exactly_as_probable(counts, 
     assert ips.influence.mean() == pytest.approx(0, abs=1e-9)
 
 
+few = settings(max_examples=40)
+"""For what is false of nearly any log when it is false."""
 unit = st.floats(0, 1)
 logs = st.integers(2, 40).flatmap(
     lambda n: st.tuples(
@@ -105,6 +107,7 @@ logs = st.integers(2, 40).flatmap(
 )
 
 
+@few
 @given(logs)
 def test_a_policy_equal_to_the_logged_one_earns_what_was_earned(log):
     """Every estimate is the mean reward, and nothing changes."""
@@ -115,6 +118,7 @@ def test_a_policy_equal_to_the_logged_one_earns_what_was_earned(log):
     assert (seen.overlap.mean_weight, seen.overlap.ess) == pytest.approx((1, len(rewards)))
 
 
+@few
 @given(logs, st.floats(-10, 10))
 def test_snips_moves_with_rewards_and_stays_among_them(log, shift):
     """A constant on all rewards moves it by as much; it is never beyond the lowest or the highest."""
@@ -127,6 +131,7 @@ def test_snips_moves_with_rewards_and_stays_among_them(log, shift):
     assert estimators.snips(rewards + shift, weights).value == pytest.approx(value + shift, abs=1e-7)
 
 
+@few
 @given(logs)
 def test_dr_without_a_model_is_ips_and_with_full_shrinkage_the_model(log):
     """Nothing modelled leaves the weighted rewards; weights shrunk to nothing leave the model."""
@@ -184,6 +189,7 @@ def test_repeating_what_customers_did_does_not_narrow_an_interval(influence, tim
     assert often == pytest.approx(once, rel=1e-6, abs=1e-9)
 
 
+@few
 @given(arrays(float, st.integers(3, 50), elements=st.floats(-100, 100)))
 def test_intervals_contain_the_estimate_and_mirror_with_it(influence):
     """The lower end of what is turned around is the upper end."""

@@ -37,11 +37,11 @@ JUDGED = st.builds(Judged, RATES, RATES, RATES, RATES)
 def _window(says, *, truth=0.2, base=None, prior=0.5, n=WINDOW, seed=0) -> Numbers:
     """Numbers of a forecaster of a yes of chance `truth`, where the base rate knows that chance."""
     rng = np.random.default_rng(seed)
-    window = Window()
-    for _ in range(n):
-        p = truth if isinstance(truth, float) else rng.choice(truth)
-        window.add(Judged(says(p), np.mean(truth) if base is None else base, prior, float(rng.random() < p)))
-    return window.numbers()
+    chances = rng.choice(np.atleast_1d(truth), n)
+    rewards = (rng.random(n) < chances).astype(float)
+    known = float(np.mean(truth)) if base is None else base
+    said = [Judged(says(p), known, prior, r) for p, r in zip(chances.tolist(), rewards.tolist(), strict=True)]
+    return Window(said).numbers()
 
 
 @given(RATES, RATES)

@@ -37,15 +37,14 @@ def _truth(p, _rng) -> np.ndarray:
     return p
 
 
-@pytest.mark.parametrize("challengers", [1, 3])
-def test_one_that_is_no_better_is_rarely_promoted(challengers):
-    """Equally good forecasters, looked at after every one of 1,000 decisions: at most alpha of all runs promote.
+def test_one_that_is_no_better_is_rarely_promoted():
+    """Three as good as the champion, looked at after every one of 1,000 decisions: at most alpha of all runs promote.
 
-    Of 150 runs with a chance of .05 each more than 15 promote less than once in a hundred times.
+    Of 100 runs with a chance of .05 each more than 11 promote less than once in a hundred times.
     """
     rng = np.random.default_rng(11)
-    runs = [_until_promoted(rng, _near, dict.fromkeys("abc"[:challengers], _near), 1_000) for _ in range(150)]
-    assert sum(winner is not None for winner, _ in runs) <= 15
+    runs = [_until_promoted(rng, _near, dict.fromkeys("abc", _near), 1_000) for _ in range(100)]
+    assert sum(winner is not None for winner, _ in runs) <= 11
 
 
 @pytest.mark.slow

@@ -182,19 +182,20 @@ def test_a_tripped_model_is_not_asked():
     assert scorer.score(repertoire.candidates, a_context(), a_profile()).models == {"m": trained.version}
 
 
-def test_what_is_still_to_come_counts_as_come():
-    """Half of an arm's rewards are in: its propensities are twice what was seen, and never above 1."""
+@pytest.mark.parametrize("maturity", [0.5, 1.25])
+def test_what_is_still_to_come_counts_as_come(maturity):
+    """Half of an arm's rewards are in: propensities twice what was learned, never above 1; less for too much credit."""
     repertoire = a_repertoire()
     scorer = ModelScorer(repertoire)
     trained = a_trained_model(repertoire, {"b-email": 0.3}).snapshot(START_MS)
     ripe = msgspec.structs.replace(trained, maturity={})
-    young = msgspec.structs.replace(trained, maturity=dict.fromkeys(trained.evidence, 0.5))
+    young = msgspec.structs.replace(trained, maturity=dict.fromkeys(trained.evidence, maturity))
     scorer.install(ripe)
     before = scorer.score(repertoire.candidates, a_context(), a_profile()).propensities
     scorer.install(young)
     after = scorer.score(repertoire.candidates, a_context(), a_profile())
     at = [each.treatment.id for each in repertoire.candidates].index("b-email")
-    assert after.propensities[at] == pytest.approx(2 * before[at], rel=0.01)
+    assert after.propensities[at] == pytest.approx(before[at] / maturity, rel=0.01)
     assert after.draws is not None
     assert after.draws.max() <= 1.0
 
