@@ -29,6 +29,9 @@ SETTLING = 0.05
 """Weight of the latest answer in how many decisions of its arm it was late."""
 PATIENT = 2.0
 """How many such lags a half-life must have."""
+MOST_OPEN = 0.5
+"""Share of observations whose reward is provisional up to which curves are trusted: they bend to whatever was credited
+where decisions were made last."""
 RECENT = 256
 """Decisions of an arm whose times are kept, to tell how far one that is corrected has been forgotten."""
 FIRST, GROWTH = 50, 1.2
@@ -56,8 +59,8 @@ class BayesianLinear:
     averaging, Raftery, Kárný and Ettler 2010): one that forgets nothing, one for each of the `half_lives` (in
     observations of the arm), so that a stream that moves is followed and one that stands still loses nothing; and,
     for up to 64 slots, one with `expansion` waves, for curves (`models.expansion`). `memory`: discount of the
-    likelihood. `patience`: log odds against the experts that forget; those that forget faster than answers come have
-    no say.
+    likelihood. `patience`: log odds against all but the first; those that forget faster than answers come have
+    no say, nor have waves while most rewards are provisional.
 
     `rule`: `thompson` exports standard deviations times `exploration`; `ucb` adds them to the mean instead and
     exports none (LinUCB, Li et al. 2010). `precision`, `intercept_precision`: of the priors of weights, in units of
@@ -115,7 +118,7 @@ class BayesianLinear:
         self._bias, self._log_weights = np.array(against), np.array(against)
         self._precision, self._relevance = precision, relevance
         self._evidence, self._kept, self._ratios = starting_evidence, dict[Arm, tuple[float, float]](), 0.0
-        self._observations, self._estimate_at = 0, FIRST
+        self._observations, self._open, self._estimate_at = 0, 0, FIRST
         self._times: dict[Arm, list[int]] = {}
         self._spans = np.array([np.inf, *half_lives, *([np.inf] * (self._waves is not None))])
         self._lag = np.inf
@@ -143,6 +146,7 @@ class BayesianLinear:
         times.insert(bisect_right(times, seen.at_ms), seen.at_ms)
         del times[:-RECENT]
         self._observations += 1
+        self._open += seen.provisional
         if self._relevance and self._observations >= self._estimate_at:
             self._estimate_at = int(self._observations * GROWTH) + 1
             self._estimate_precisions()
@@ -152,6 +156,7 @@ class BayesianLinear:
 
         Exact for what does not forget; what does, has forgotten the observation as far as its time says.
         """
+        self._open -= seen.provisional
         row = self._tree.rows.get(seen.arm)
         if row is None:
             return
@@ -254,6 +259,8 @@ class BayesianLinear:
         """The experts' weights, without the negligible ones."""
         # Who forgets before answers come has only ever seen that nothing came.
         usable = self._spans >= PATIENT * self._lag
+        if self._waves is not None and self._open > MOST_OPEN * self._observations:
+            usable[-1] = False
         odds = np.where(usable, self._log_weights, -np.inf)
         shares: Vector = np.exp(odds - odds.max())
         shares[shares < NEGLIGIBLE * shares.sum()] = 0.0
@@ -291,7 +298,7 @@ class BayesianLinear:
                 "waved": self._waves is not None,
                 "kept": [[list(each), *kept] for each, kept in self._kept.items()],
                 "ratios": self._ratios,
-                "observations": [self._observations, self._estimate_at],
+                "observations": [self._observations, self._open, self._estimate_at],
                 "log_weights": self._log_weights.tolist(),
                 "lag": self._lag,
                 "tree": self._tree.dump(),
@@ -327,7 +334,7 @@ class BayesianLinear:
         self._scaling.load(told["scaling"], kept)
         self._kept = {Arm(*name): (earned, promised) for name, earned, promised in told["kept"]}
         self._ratios = told["ratios"]
-        self._observations, self._estimate_at = told["observations"]
+        self._observations, self._open, self._estimate_at = told["observations"]
         self._log_weights, self._lag = np.array(told["log_weights"])[experts], told["lag"]
         rows = [self._tree.rows[each] for each in self._leaves()]
         for stack, expert in zip(self._stacks, experts, strict=True):

@@ -29,7 +29,8 @@ class Observation(NamedTuple):
     """One decision and what is known of its reward.
 
     `x`: the customer's features, one per slot. `action_x`: the action's own. `prior`: the stated propensity in
-    (0, 1). `reward`: in [0, 1]; `provisional`: it will be replaced. `at_ms`: when the decision was made.
+    (0, 1). `reward`: in [0, 1]; `provisional`: it stands for one that is not known yet, or, in a correction,
+    it replaces such a one. `at_ms`: when the decision was made.
     """
 
     x: Vector

@@ -43,7 +43,8 @@ class BayesianLinear(Document, frozen=True, tag_field="kind", tag="bayesian-line
     ] = 1.0
     memory: Annotated[Fading, Meta(description="How slowly the comparison of half-lives fades; 1: never.")] = 0.995
     patience: Annotated[
-        NotNegative, Meta(description="How much better, in log odds, one that forgets must predict to count as much.")
+        NotNegative,
+        Meta(description="How much better, in log odds, one that forgets or has waves must predict to count as much."),
     ] = 3.0
     relevance: Annotated[
         bool,

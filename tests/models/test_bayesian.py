@@ -446,6 +446,19 @@ def test_a_provisional_reward_taken_back_was_never_credited(seed, n, credit):
     assert credited._ratio() == pytest.approx(never._ratio(), abs=1e-12)
 
 
+def test_waves_have_no_say_while_most_rewards_are_provisional():
+    """They bend to what was credited where decisions were made last; once half is settled they count as ever."""
+    truth, learner = _stream(100), BayesianLinear(SLOTS, ())
+    for each in truth:
+        learner.learn(each._replace(reward=0.15, provisional=True))
+    learner._log_weights[:] = [-9.0, -99.0, 0.0]
+    assert _weights(learner) == pytest.approx([1.0, 0.0, 0.0])
+    for each in truth[:50]:
+        learner.correct(each._replace(provisional=True), 0.15)
+    learner._log_weights[:] = [-9.0, -99.0, 0.0]
+    assert _weights(learner) == pytest.approx([0.0, 0.0, 1.0])
+
+
 def test_who_forgets_before_answers_come_has_no_say():
     """However well it predicted what was only provisional, and however far behind the others are.
 
@@ -455,7 +468,7 @@ def test_who_forgets_before_answers_come_has_no_say():
     for n, each in enumerate(truth):
         learner.learn(each._replace(reward=0.15, provisional=True))
         if n >= 30:
-            learner.correct(truth[n - 30], 0.15)
+            learner.correct(truth[n - 30]._replace(provisional=True), 0.15)
     learner._log_weights[:] = -2000.0
     learner._log_weights[1] = 0.0
     assert _weights(learner) == pytest.approx([0.5, 0.0, 0.5])
