@@ -134,15 +134,18 @@ def _follow_group(app: App) -> None:
     """Restore state when the group has assigned partitions, before records flow."""
 
     async def restore(*_: Any, **__: Any) -> None:
-        generation = app.consumer_generation_id
+        generation, assignments = app.consumer_generation_id, app.ownership.assignments
         assigned = [TopicPartition(*at) for at in app.consumer.assignment()]
         try:
             ready = await app.ownership.take_over(assigned, app.roles)
         except Exception as error:
             app.ownership.fail("taking partitions over", error)
             raise
-        # The partitions are gone and the group is not done yet: returning would let records flow.
-        while not ready and app.consumer_generation_id == generation:  # noqa: ASYNC110 - Faust has no event for it
+        # The partitions are gone and the group is not done yet: returning would let records flow. A member with a name
+        # of its own may be assigned them again within one generation (KIP-345).
+        while (  # noqa: ASYNC110 - Faust has no event for it
+            not ready and app.consumer_generation_id == generation and app.ownership.assignments == assignments
+        ):
             await asyncio.sleep(_GENERATION_POLL_SECONDS)
 
     app.on_rebalance_complete.connect(restore)

@@ -95,6 +95,8 @@ class Ownership:
         """What the worker is doing, for people; `serving` when it works."""
         self.incarnation = 0
         """Counts the times partitions were taken away; tells work of before from work of after."""
+        self.assignments = 0
+        """Counts the times the group assigned partitions."""
         self.start_offsets: Mapping[TopicPartition, int] = {}
         """Where the partitions taken over are to be read from."""
         self._engine = engine

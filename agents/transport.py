@@ -240,6 +240,11 @@ class Consumer(driver.Consumer):
 
     # --- Rebalancing ---
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Count it, then let Faust go on."""
+        self.ownership.assignments += 1
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish and commit what is at work, then let Faust go on."""
         self.stop_flow()

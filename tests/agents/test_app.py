@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mode.signals import Signal
 
-from agents.app import batch_agent, build_app
+from agents.app import _GENERATION_POLL_SECONDS, _follow_group, batch_agent, build_app
 from agents.offsets import TopicPartition
 from agents.partitions import Batch
 from agents.settings import Settings
@@ -97,3 +100,24 @@ def test_own_lines_only():
     code = code.replace("process.quiet", "logging.basicConfig(format='mine: %(message)s'); process.quiet")
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert ended.stderr == "mine: noise\n"
+
+
+async def test_waiting_for_the_group_ends_with_the_next_assignment():
+    """A member with a name of its own may be assigned its partitions again within one generation (KIP-345)."""
+
+    async def revoked_meanwhile(*_: object) -> bool:
+        return False
+
+    app = SimpleNamespace(
+        consumer_generation_id=7,
+        consumer=SimpleNamespace(assignment=set),
+        ownership=SimpleNamespace(assignments=1, take_over=revoked_meanwhile),
+        roles={},
+        on_rebalance_complete=Signal(),
+    )
+    _follow_group(app)
+    waiting = asyncio.create_task(app.on_rebalance_complete.send(None))
+    await asyncio.sleep(3 * _GENERATION_POLL_SECONDS)
+    assert not waiting.done()
+    app.ownership.assignments += 1
+    await asyncio.wait_for(waiting, 5)
