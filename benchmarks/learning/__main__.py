@@ -61,13 +61,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _beside(rows: list[Row]) -> list[Row]:
-    """These rows and those of the report that belong to other sections, as they were measured."""
+    """These rows and those of the report that were not measured again, as they were."""
     path = DIRECTORY / "learning.json"
     if not path.exists():
         return rows
-    replaced = {each.metric.partition(".")[0] for each in rows}
+    replaced = {each.metric for each in rows}
     known = msgspec.convert(msgspec.json.decode(path.read_bytes())["rows"], list[Row])
-    return [*(each for each in known if each.metric.partition(".")[0] not in replaced), *rows]
+    return [*(each for each in known if each.metric not in replaced), *rows]
 
 
 def _own(paths: Sequence[str]) -> int:
