@@ -115,6 +115,7 @@ async def _topic_ids(bootstrap: str, topics: Sequence[str]) -> dict[str, str]:
     try:
         answer: Any = await client.send(client.get_random_node(), _TopicsRequest(topics))
     except (IncompatibleBrokerVersion, NotImplementedError):
+        # An older broker: aiokafka finds no version of the request in common, or none that it knows at all.
         return {}
     finally:
         await client.close()

@@ -32,10 +32,8 @@ from typing import Any, NamedTuple, TypeVar
 import aiokafka
 import msgspec
 import uvloop
-from aiokafka.admin import AIOKafkaAdminClient
 from confluent_kafka import Producer
 
-from agents import topics
 from agents.broker import MEASURED_JVM, BrokerUnavailable, KafkaBroker, kafka_version
 from agents.children import Children
 from agents.decisioning import TABLES, PartitionState, engine_of
@@ -45,12 +43,13 @@ from agents.tables import Changelog, changelogs
 from benchmarks import workload
 from benchmarks.load import LoadFailed
 from benchmarks.results import Findings, Row, begin, complete, cores, figure, row, write
+from benchmarks.stream import PARTITIONS, create_topics
 from engine.murmur import partition_of
 from engine.profile import decode_profile, encode_profile
 from engine.record import Record
 from models.baseline import PriorScorer
 
-PARTITIONS, CANDIDATES = 8, 100
+CANDIDATES = 100
 PROFILES, QUICK_PROFILES = (10_000, 100_000, 1_000_000), (10_000, 100_000)
 PATTERNS = 400
 """Different profiles; the others are like one of them under another name."""
@@ -119,7 +118,7 @@ def profiles(count: int, alike: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
 
 def publish(bootstrap: str, prefix: str, count: int, alike: Sequence[bytes]) -> int:
     """Put profiles on the changelog, as a worker would have; returns the bytes of their values."""
-    asyncio.run(_create_topics(bootstrap, prefix))
+    asyncio.run(create_topics(bootstrap, prefix))
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -145,15 +144,6 @@ def publish(bootstrap: str, prefix: str, count: int, alike: Sequence[bytes]) -> 
     if left := producer.flush(_READY_SECONDS):
         raise LoadFailed(f"{left} profiles were not acknowledged")
     return total
-
-
-async def _create_topics(bootstrap: str, prefix: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await topics.ensure(admin, topics.TOPICS, prefix, PARTITIONS, apply=True)
-    finally:
-        await admin.close()
 
 
 # --- A bare read ---
@@ -354,7 +344,7 @@ def measure(*, quick: bool) -> Findings:
 
 def _empty(bench: Bench) -> Life:
     """A worker without any profile: what every start costs, and what its program takes."""
-    asyncio.run(_create_topics(bench.bootstrap, "recovery-0."))
+    asyncio.run(create_topics(bench.bootstrap, "recovery-0."))
     return live("empty", *_worker("recovery-0.", (), bench), bench.children)
 
 

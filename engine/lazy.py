@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from operator import eq
 from typing import Any, Generic, TypeVar, overload
@@ -26,9 +27,9 @@ class Lazy(Sequence[_T]):
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
+    @abstractmethod
     def at(self, place: int) -> _T:
         """The entry at a place from 0 to the length less one."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, place: int) -> _T: ...
