@@ -170,10 +170,10 @@ def test_customer_is_woken_when_due_even_after_a_crash(group: Group):
     until(worker.serves, "serving")
     now_ms = int(time.time() * 1000)
     group.publish([(b"soon", b"wake:%d" % (now_ms + 300)), (b"later", b"wake:%d" % (now_ms + 3000))])
-    until(lambda: len(group.read("decisions")) == 3, "waking the first")
+    until(lambda: len(group.decisions()) == 3, "waking the first")
     worker.stop(signal.SIGKILL)
     worker = group.start()
-    until(lambda: len(group.read("decisions")) >= 4, "waking the second")
+    until(lambda: len(group.decisions()) == 4, "waking the second")
     assert worker.stop() == 0
     assert {key: counter.ticks for key, counter in group.state().items()} == {"soon": 1, "later": 1}
     assert all(record.timestamp()[1] >= now_ms + 300 for record in group.read("customers"))
