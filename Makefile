@@ -11,7 +11,7 @@ READY := .venv/.locked
 # What the engine is compared with on Kafka needs other versions of what it needs itself.
 PEERS := .venv/stream-peers
 
-.PHONY: help setup demo test test-fast bench bench-learning chaos check lock clean
+.PHONY: help setup demo test test-fast bench bench-learning chaos endurance check lock clean
 
 help: ## Show what can be typed
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-learning: setup ## Play the learning beside other libraries on real data; 
 
 chaos: setup ## Kill, freeze and cut off workers and brokers, and account for every signal; QUICK=1 for a shorter form
 	$(BIN)/python -m benchmarks.chaos
+
+endurance: setup ## Send a worker ten times what it manages, then load it for half an hour, and see what grows; QUICK=1 for a shorter form
+	$(BIN)/python -m benchmarks.endurance
 
 check: setup ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check

@@ -119,15 +119,22 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "producer_max_request_size": topics.MAX_RECORD_BYTES,
         "producer_max_batch_size": 524_288,
         "stream_wait_empty": True,
-        # Stand-by replicas of tables there are none of: with them Faust uses its own assignor, which puts
-        # partition n of all topics on one worker and leaves it there.
-        "table_standby_replicas": 1,
+        # Of tables that Faust has none of: with one at least it uses its own assignor, which puts partition n of all
+        # topics on one worker, leaves it there, and says who its standbys are.
+        "table_standby_replicas": max(1, settings.standby_replicas),
         "topic_allow_declare": False,
         "topic_disable_leader": True,
         "web_enabled": False,
         "web_host": settings.web_host,
         "web_port": settings.web_port or 6066,
     }
+
+
+def _standbys(app: App) -> set[int]:
+    """The partitions that the group would give to this worker if their owner went, when it is to follow them."""
+    if not app.settings.standby_replicas:
+        return set()
+    return {at.partition for at in app.assignor.assigned_standbys() if at.topic in app.roles}
 
 
 def _follow_group(app: App) -> None:
@@ -137,7 +144,7 @@ def _follow_group(app: App) -> None:
         generation, assignments = app.consumer_generation_id, app.ownership.assignments
         assigned = [TopicPartition(*at) for at in app.consumer.assignment()]
         try:
-            ready = await app.ownership.take_over(assigned, app.roles)
+            ready = await app.ownership.take_over(assigned, app.roles, _standbys(app))
         except Exception as error:
             app.ownership.fail("taking partitions over", error)
             raise

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from time import time
+from time import thread_time, time
 from typing import Any, Protocol
 
 import msgspec
 
 from agents.offsets import TopicPartition
-from agents.store import Claim, Copy, Mark
+from agents.store import Claim, Copy, Mark, MemoryCopy
 from agents.tables import Change, Changelog
 from engine.arrival import KIND
 
@@ -116,7 +116,8 @@ class Journal:
 
     `names`: changelog role → full topic name. `positions`: role → offset of the next record expected there.
     `read`: reads the records of a changelog partition from one offset to below another. `copy`: kept up with what is
-    acknowledged; `claim`: what this owner claimed the partition with.
+    acknowledged; `claim`: what this owner claimed the partition with. `markers`: offsets that the end of a transaction
+    takes after what is confirmed at once.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Journal:
         read: Callable[[TopicPartition, int, int], Awaitable[list[Any]]],
         copy: Copy | None = None,
         claim: Claim | None = None,
+        markers: int = 0,
     ) -> None:
         self.partition = partition
         self.epoch = epoch
@@ -141,6 +143,7 @@ class Journal:
         self._read = read
         self._copy = copy
         self._claim = claim
+        self._markers = markers
         self._sent: deque[Change] = deque()
         self._safe: list[tuple[str, str, bytes | None]] = []
         # Keys that somebody else wrote and this worker has not written over yet: until then the copy waits.
@@ -174,13 +177,17 @@ class Journal:
 
         Raises `Ousted` when another one took the partition over, and what Kafka raised when it refused.
         """
+        written = set()
         for role, future in acknowledgements:
             offset: int = (await future).offset
             if offset != self.positions[role]:
                 await self._look_back(role, offset)
             self.positions[role] = offset + 1
+            written.add(role)
             if self._copy is not None:
                 self._note_safe(role, self._sent.popleft())
+        for role in written:
+            self.positions[role] += self._markers
         if self._safe:
             self.keep()
 
@@ -193,10 +200,13 @@ class Journal:
         """Bring the local copy, where there is one, up to what is acknowledged."""
         if self._copy is None or self._foreign or self._copy.busy:
             return
-        now_ms = int(time() * 1000)
-        marks = {role: Mark(end, now_ms, self.epoch, 1, self._claim) for role, end in self.positions.items()}
-        self._copy.save(self._safe, marks)
+        self._copy.save(self._safe, self.marks())
         self._safe.clear()
+
+    def marks(self) -> dict[str, Mark]:
+        """How far what is acknowledged goes, as of now."""
+        now_ms = int(time() * 1000)
+        return {role: Mark(end, now_ms, self.epoch, 1, self._claim) for role, end in self.positions.items()}
 
     async def _look_back(self, role: str, offset: int) -> None:
         """Somebody wrote between two records of ours: a worker that lost the partition, or one that took it."""
@@ -222,10 +232,14 @@ def epoch_of(headers: Iterable[tuple[str, bytes]]) -> int | None:
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """What taking a partition over gives: what it was claimed with, and where its changelogs end, by role."""
+    """What taking a partition over gives: what it was claimed with, and where its changelogs end, by role.
+
+    `records`: how many had to be read for it.
+    """
 
     claim: Claim
     positions: Mapping[str, int]
+    records: int
 
     @property
     def epoch(self) -> int:
@@ -234,10 +248,11 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 class Recovery:
-    """Reads the changelogs of partitions into their tables: what the local copies have not, or all there is.
+    """Reads the changelogs of partitions into their tables: what the copies have not, or all there is.
 
     `copies`: of the partitions that have one, whose rows are in it. A copy that does not fit its changelog is
-    thrown away. `consumer`: a started AIOKafkaConsumer without a group.
+    thrown away. `consumer`: a started AIOKafkaConsumer without a group. `at_once`: most records applied before others
+    get their turn on the event loop; `rest`: seconds left to them per second that the loop was busy meanwhile.
     """
 
     def __init__(
@@ -245,8 +260,13 @@ class Recovery:
         consumer: Any,
         partitions: Mapping[int, Sequence[Changelog]],
         names: Mapping[str, str],
-        copies: Mapping[int, Copy],
+        copies: Mapping[int, Copy | MemoryCopy],
+        *,
+        at_once: int = _POLL_RECORDS,
+        rest: float = 0.0,
     ) -> None:
+        self.records = dict.fromkeys(partitions, 0)
+        """How many were read, by partition."""
         self.readers = {
             TopicPartition(names[changelog.topic], number): Reader(changelog)
             for number, changelogs in partitions.items()
@@ -254,6 +274,8 @@ class Recovery:
         }
         self._consumer = consumer
         self._copies = copies
+        self._at_once = at_once
+        self._rest = rest
 
     async def start(self) -> None:
         """Go to where reading begins."""
@@ -272,6 +294,9 @@ class Recovery:
             if not reader.mark.at_ms:
                 reader.mark = Mark(first[at], now_ms)
             self._consumer.seek(at, reader.mark.position)
+        for number, copy in self._copies.items():
+            # The same marks: wherever reading ends, a copy in memory knows how far it goes.
+            copy.marks = self._marks(number)
 
     def _of(self, number: int) -> list[tuple[TopicPartition, Reader]]:
         return [(at, reader) for at, reader in self.readers.items() if at.partition == number]
@@ -280,26 +305,38 @@ class Recovery:
         """Apply what stands below `ends`, and whatever arrives with it."""
         waiting = {at: end for at, end in ends.items() if await self._consumer.position(at) < end}
         while waiting:
-            fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
+            begun = thread_time()
+            fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=self._at_once)
             for at, records in fetched.items():
-                self.readers[at].apply(records)
-                self.readers[at].mark.position = await self._consumer.position(at)
-                self.readers[at].mark.at_ms = records[-1].timestamp
-            await self._keep({at.partition for at in fetched})
+                position, reader = await self._consumer.position(at), self.readers[at]
+                reader.apply(records)
+                reader.mark.position = position
+                reader.mark.at_ms = max(reader.mark.at_ms, records[-1].timestamp)
+                self.records[at.partition] += len(records)
+            await self.keep({at.partition for at in fetched})
+            if self._rest:
+                await asyncio.sleep(self._rest * (thread_time() - begun))
             waiting = {at: end for at, end in waiting.items() if await self._consumer.position(at) < end}
 
-    async def _keep(self, numbers: Collection[int]) -> None:
+    async def keep(self, numbers: Collection[int]) -> None:
+        """Have the copies of partitions go as far as their tables."""
         for number in self._copies.keys() & numbers:
             while self._copies[number].busy:  # noqa: ASYNC110 - RocksDB has no event for it
                 await asyncio.sleep(_BUSY_SECONDS)
-            self._copies[number].save_all({reader.changelog.topic: reader.mark for _, reader in self._of(number)})
+            self._copies[number].save_all(self._marks(number))
+
+    def _marks(self, number: int) -> dict[str, Mark]:
+        return {reader.changelog.topic: reader.mark for _, reader in self._of(number)}
+
+    def note_complete(self, at_ms: int) -> None:
+        """Note that nothing is missing up to a moment."""
+        for reader in self.readers.values():
+            reader.mark.at_ms = max(reader.mark.at_ms, at_ms)
 
     async def finish(self) -> None:
         """Note in the copies that nothing is missing by now, and have what was overruled written again."""
-        now_ms = int(time() * 1000)
-        for reader in self.readers.values():
-            reader.mark.at_ms = now_ms
-        await self._keep({at.partition for at in self.readers})
+        self.note_complete(int(time() * 1000))
+        await self.keep(self.records)
         for reader in self.readers.values():
             for key in reader.mark.overruled - {OWNER_KEY}:
                 reader.changelog.touch(key)
@@ -311,9 +348,13 @@ async def take_over(
     claimant: Claimant,
     partitions: Mapping[int, Sequence[Changelog]],
     names: Mapping[str, str],
-    copies: Mapping[int, Copy] | None = None,
+    copies: Mapping[int, Copy | MemoryCopy] | None = None,
+    fence: Callable[[], Awaitable[None]] | None = None,
 ) -> dict[int, Restored]:
     """Read the changelogs of partitions into their tables and claim them; see `Recovery`.
+
+    `fence`: called before claiming; what the last owner had begun is committed or undone when it returns, and nothing
+    of it can follow.
 
     Keys a paused worker overwrote are left marked as changed, so that the first batch writes them again: compaction
     knows nothing of epochs. Raises `Ousted`, without claiming anything, when a process of the same name was started
@@ -328,6 +369,8 @@ async def take_over(
             raise Ousted(
                 f"another worker named {claimant.owner} took {at.topic}[{at.partition}] over; one must be left"
             )
+    if fence is not None:
+        await fence()
     epochs: dict[int, int] = {}
     unsettled = set(partitions)
     while unsettled:
@@ -343,6 +386,7 @@ async def take_over(
         number: Restored(
             claimant.claim(epochs[number]),
             {log.topic: readers[TopicPartition(names[log.topic], number)].mark.position for log in changelogs},
+            recovery.records[number],
         )
         for number, changelogs in partitions.items()
     }

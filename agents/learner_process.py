@@ -26,7 +26,7 @@ from agents.model_topic import Shelf, open_topic
 from agents.offsets import TopicPartition
 from agents.process import DONE, NO_BROKER, WRONG, fail, named, prepare_topics, quiet_logging, say, watch_loop
 from agents.settings import Settings
-from agents.topics import MAX_RECORD_BYTES, Topic, TopicsUnusable
+from agents.topics import ISOLATION_LEVEL, MAX_RECORD_BYTES, Topic, TopicsUnusable
 from engine.murmur import partition_of
 from engine.record import Output
 from engine.repertoire import Repertoire
@@ -84,6 +84,7 @@ class Learner(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka comes
             group_instance_id=settings.instance or None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level=ISOLATION_LEVEL,
             session_timeout_ms=int(settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(settings.heartbeat_seconds * 1000),
             rebalance_timeout_ms=int(settings.rebalance_timeout_seconds * 1000),

@@ -10,6 +10,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from agents.topics import ISOLATION_LEVEL
 from engine.identity import Identity
 from engine.murmur import partition_of
 from engine.profile import Profile, decode_profile
@@ -55,7 +56,10 @@ class _Reader:
 
     async def __aenter__(self) -> Self:
         self._consumer: Any = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
+            bootstrap_servers=self._bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level=ISOLATION_LEVEL,
         )
         try:
             async with asyncio.timeout(CONNECT_SECONDS):

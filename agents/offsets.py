@@ -139,6 +139,10 @@ class Positions:
         start, self._next[at] = self._next[at], end
         return start
 
+    def delivered(self, at: TopicPartition) -> int | None:
+        """Below which offset everything is delivered; None when something fetched was not and is fetched again."""
+        return None if at in self._behind else self._next.get(at)
+
     def refuse(self, at: TopicPartition) -> None:
         """Note that a fetched batch is not delivered."""
         self._behind.add(at)

@@ -2,10 +2,10 @@
 
 The group's life, seen from here:
 
-    assigned → `take_over`: restore the tables (or keep them, when nobody wrote to their changelogs since)
-               and send what their last owner may have left unsent
+    assigned → `take_over`: restore the tables (or keep them, when nobody wrote to their changelogs since, or go on
+               from a standby) and send what their last owner may have left unsent
              → `open`: read on from the committed offsets
-             → `process`, commits and timers, until
+             → `process`, commits and timers, and standbys of what others serve, until
     revoked  → `hand_over`: finish what is at work, commit, keep the tables for the case that they come back
 
 Whatever goes wrong ends the process through `fail`; the restart replays from the committed offsets.
@@ -16,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, Protocol
@@ -30,8 +32,10 @@ from agents.metrics import Gauges, Metrics
 from agents.offsets import Offsets, TopicPartition
 from agents.partitions import Batch, Engine, Partition, Routes, Surroundings
 from agents.settings import Settings
-from agents.store import Copy, CopyDamaged, Lineage, LocalStore, Rows, open_store
+from agents.standby import Standbys
+from agents.store import Copy, CopyDamaged, Lineage, LocalStore, MemoryCopy, open_store
 from agents.tables import Changelog, Table, changelogs
+from agents.transactions import Transactions
 from engine.arrival import KIND
 
 log = logging.getLogger("batuta")
@@ -60,6 +64,10 @@ class Cluster(Protocol):
         """A started AIOKafkaConsumer that belongs to no group."""
         ...
 
+    async def open_transactions(self, number: int) -> Transactions:
+        """The transactions of a partition number; those of whoever had it before are over, and it is fenced off."""
+        ...
+
     async def starting_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where to read on: the committed offset of each partition, or its beginning."""
         ...
@@ -76,8 +84,11 @@ class Cluster(Protocol):
         """Commit offsets; False when the group has rebalanced meanwhile."""
         ...
 
-    def highwater(self, at: Any, /) -> int | None:
-        """Offset after the last record, as far as the fetches so far have told."""
+    def behind(self, at: TopicPartition, begun: int) -> int | None:
+        """Offsets from `begun` to the end, as far as fetches have told; 0 when only records that nobody reads follow.
+
+        None while nobody knows.
+        """
         ...
 
     def silence(self) -> float:
@@ -106,6 +117,7 @@ class Ownership:
         self._offsets = Offsets()
         self._roles: dict[str, str] = {}
         self._partitions: dict[int, Partition] = {}
+        self._transactions: dict[int, Transactions] = {}
         self._in_flight = 0
         self._moved = asyncio.Event()
         self._moved_at = monotonic()
@@ -115,7 +127,16 @@ class Ownership:
         self._hand_over_lock = asyncio.Lock()
         self._stopping = False
         self._recovery_seconds: float | None = None
+        self._recovery_records = 0
         self._store: LocalStore | None = None
+        self._standbys = Standbys(
+            engine.tables,
+            self._names(),
+            lambda: self._cluster.reader(),  # noqa: PLW0108 - there is no cluster yet
+            self._lineages,
+            None if settings.store == "memory" else self._local_copies,
+        )
+        self._standby_numbers: set[int] = set()
         metrics.gauges = self.gauges
 
     @property
@@ -148,9 +169,11 @@ class Ownership:
         """Hand everything over for good, and stop the work in the background."""
         self._stopping = True
         await self.hand_over()
+        await self._standbys.halt()
         self.stage = "stopped"
         for task in self._tasks:
             task.cancel()
+        await self._end_transactions(list(self._transactions))
         self._close_store()
 
     def _close_store(self) -> None:
@@ -171,10 +194,13 @@ class Ownership:
 
     # --- Taking over ---
 
-    async def take_over(self, assigned: Collection[TopicPartition], roles: Mapping[str, str]) -> bool:
+    async def take_over(
+        self, assigned: Collection[TopicPartition], roles: Mapping[str, str], standbys: Collection[int] = ()
+    ) -> bool:
         """Make the tables of assigned partitions ready; False when they were revoked meanwhile.
 
-        `roles`: full topic name → role, of all topics that must be assigned together.
+        `roles`: full topic name → role, of all topics that must be assigned together. `standbys`: the partitions to
+        follow while this worker serves the others.
         """
         if self._stopping:
             return False
@@ -182,6 +208,7 @@ class Ownership:
         self.stage = "restoring state"
         self._roles = dict(roles)
         numbers = copartitioned(assigned, roles)
+        self._standby_numbers = set(standbys) - numbers
         self._takeover = asyncio.get_running_loop().create_task(self._prepare(numbers, assigned))
         try:
             await self._takeover
@@ -206,6 +233,8 @@ class Ownership:
 
     async def _restore(self, numbers: Collection[int]) -> None:
         """Have the tables of these partitions as their changelogs say. Values are bytes: nothing for the collector."""
+        await self._standbys.halt()
+        self._recovery_records = 0
         gc.disable()
         try:
             await self._restore_changed(numbers)
@@ -221,31 +250,61 @@ class Ownership:
 
     async def _restore_changed(self, numbers: Collection[int]) -> None:
         kept = await self._unchanged(numbers)
+        self._leave_behind(self._partitions.keys() - kept)
         self._partitions = {number: self._partitions[number] for number in kept}
         fresh = [number for number in numbers if number not in kept]
+        await self._end_transactions(self._transactions.keys() - kept)
         if not fresh:
             return
         copies = await self._copies(fresh)
-        made = {number: changelogs(self._engine.tables, _rows(copies.get(number))) for number in fresh}
-        restored = await self._read_changelogs({number: logs for number, (_, logs) in made.items()}, copies)
+        known: dict[int, Copy | MemoryCopy] = {**copies, **await self._standbys.copies(fresh)}
+        specs = self._engine.tables
+        made = {number: changelogs(specs) for number in fresh if number not in known}
+        made |= {number: changelogs(specs, copy.tables, copy.dues) for number, copy in known.items()}
+        restored = await self._read_changelogs({number: logs for number, (_, logs) in made.items()}, known)
+        self._recovery_records = sum(each.records for each in restored.values())
         for number, (tables, logs) in made.items():
             self._partitions[number] = self._partition(number, tables, logs, restored[number], copies.get(number))
+            self._standbys.forget(number)
             await asyncio.sleep(0)
+
+    def _leave_behind(self, numbers: Collection[int]) -> None:
+        """Have what is in memory of partitions that are gone for a standby, or for when they come back changed."""
+        if not self.settings.standby_replicas or self.settings.store != "memory":
+            return
+        for number in numbers:
+            rows = self._partitions[number].rows()
+            if rows is not None:
+                self._standbys.put(number, MemoryCopy(number, rows, self._partitions[number].journal.marks()))
+
+    async def _start_transactions(self, numbers: Collection[int]) -> None:
+        started = await asyncio.gather(*map(self._cluster.open_transactions, numbers))
+        self._transactions |= zip(numbers, started, strict=True)
+
+    async def _end_transactions(self, numbers: Collection[int]) -> None:
+        for number in list(numbers):
+            await self._transactions.pop(number).close()
 
     async def _copies(self, numbers: Collection[int]) -> dict[int, Copy]:
         """The local copies of partitions, each to go on from or to make anew; none without a local store."""
-        if self._store is None:
-            return {}
+        lineages = None if self._store is None else await self._lineages()
+        return {} if lineages is None else await self._local_copies(numbers, lineages)
+
+    async def _lineages(self) -> dict[str, Lineage] | None:
+        """The lineages of the changelogs, by role; None when the broker does not tell."""
         names = self._names()
         found = await self._cluster.lineages(list(names.values()))
         if missing := [name for name in names.values() if name not in found]:
-            log.warning("The broker does not tell the id of %s; state is kept in memory", ", ".join(missing))
-            return {}
-        lineages = {role: found[name] for role, name in names.items()}
+            said = ", ".join(missing)
+            log.warning("The broker does not tell the id of %s; state is kept in memory, and nowhere else", said)
+            return None
+        return {role: found[name] for role, name in names.items()}
+
+    async def _local_copies(self, numbers: Collection[int], lineages: Mapping[str, Lineage]) -> dict[int, Copy]:
         due = {spec.name: spec.due for spec in self._engine.tables}
         copies: dict[int, Copy] = {}
         for number in numbers:
-            copy = self._store.copy(number, due, lineages, int(time() * 1000))
+            copy = None if self._store is None else self._store.copy(number, due, lineages, int(time() * 1000))
             if copy is not None:
                 copies[number] = copy
             await asyncio.sleep(0)
@@ -253,17 +312,22 @@ class Ownership:
 
     async def _unchanged(self, numbers: Collection[int]) -> set[int]:
         """Those of the partitions owned last whose changelogs end where this worker left them."""
-        left = {number: self._partitions[number].journal.ends() for number in self._partitions if number in numbers}
+        left = {
+            number: partition.journal.ends()
+            for number, partition in self._partitions.items()
+            if number in numbers and not partition.is_torn
+        }
         known = [at for ends in left.values() for at in ends]
         found = await self._cluster.end_offsets(known) if known else {}
         return {number for number, ends in left.items() if all(found[at] == end for at, end in ends.items())}
 
     async def _read_changelogs(
-        self, partitions: Mapping[int, Sequence[Changelog]], copies: Mapping[int, Copy]
+        self, partitions: Mapping[int, Sequence[Changelog]], copies: Mapping[int, Copy | MemoryCopy]
     ) -> dict[int, Restored]:
+        fence = partial(self._start_transactions, partitions) if self.settings.guarantee == "exactly_once" else None
         async with self._cluster.reader() as consumer:
             return await journal.take_over(
-                consumer, self._cluster.changelog_sender, self._claimant, partitions, self._names(), copies
+                consumer, self._cluster.changelog_sender, self._claimant, partitions, self._names(), copies, fence
             )
 
     def _names(self) -> dict[str, str]:
@@ -278,11 +342,20 @@ class Ownership:
         restored: Restored,
         copy: Copy | None,
     ) -> Partition:
-        sender, positions, claim = self._cluster.changelog_sender, restored.positions, restored.claim
+        transactions = self._transactions.get(number)
         writer = Journal(
-            sender, number, restored.epoch, logs, self._names(), positions, self._read_range, copy=copy, claim=claim
+            transactions or self._cluster.changelog_sender,
+            number,
+            restored.epoch,
+            logs,
+            self._names(),
+            restored.positions,
+            self._read_range,
+            copy=copy,
+            claim=restored.claim,
+            markers=Transactions.MARKERS if transactions else 0,
         )
-        partition = Partition(number, tables, writer, self._around)
+        partition = Partition(number, tables, writer, self._around, transactions)
         partition.schedule_stored()
         return partition
 
@@ -300,7 +373,9 @@ class Ownership:
         self._moved_at = monotonic()
         self.stage = "serving"
         numbers = ", ".join(map(str, sorted(self._partitions))) or "none"
-        log.info("Serving partitions %s; restored in %.1f s", numbers, self._recovery_seconds or 0.0)
+        seconds, records = self._recovery_seconds or 0.0, self._recovery_records
+        log.info("Serving partitions %s; restored in %.1f s, %d records read", numbers, seconds, records)
+        self._standbys.follow(self._standby_numbers)
         return True
 
     # --- Working ---
@@ -375,8 +450,7 @@ class Ownership:
 
     def _lag(self, at: TopicPartition) -> int | None:
         """Records not yet begun; None while nobody knows."""
-        end = self._cluster.highwater(at)
-        return None if end is None else max(0, end - self._offsets.next_offset(at))
+        return self._cluster.behind(at, self._offsets.next_offset(at))
 
     async def _wake(self, number: int, customers: Sequence[tuple[str, int]]) -> None:
         self.check()
@@ -460,11 +534,12 @@ class Ownership:
             "timers_pending": {key: len(each.timers) for key, each in owned.items()},
             "consumer_lag": lag,
             "recovery_seconds": {} if self._recovery_seconds is None else {(): self._recovery_seconds},
+            "recovery_records": {} if self._recovery_seconds is None else {(): self._recovery_records},
+            "standby_lag": {(at.topic, str(at.partition)): lag for at, lag in self._standbys.lag().items()},
+            "batches_in_flight": {(): self._in_flight},
+            "tasks": {(): len(asyncio.all_tasks())},
+            "memory_blocks": {(): sys.getallocatedblocks()},
         }
-
-
-def _rows(copy: Copy | None) -> Mapping[str, Rows] | None:
-    return None if copy is None else copy.tables
 
 
 def copartitioned(assigned: Collection[TopicPartition], roles: Mapping[str, str]) -> set[int]:

@@ -6,6 +6,9 @@ A decision goes out only when the state that remembers it is safe: after a crash
 signal finds its decision in the profile and sends the same bytes again, instead of deciding anew with a newer
 model. The price is one more broker round trip before a decision leaves. Batches overlap: while one waits for
 the broker, the next is handled; each of the two waits is passed in order.
+
+With transactions (`exactly_once`) there is one wait instead: changelog records, outputs and offsets of all batches
+handled while the last transaction was on its way are the next.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from typing import Any, NamedTuple, TypeVar
 from agents.journal import Journal, Sender
 from agents.metrics import Metrics
 from agents.offsets import Offsets, Span, TopicPartition
-from agents.tables import Table, TableSpec
+from agents.tables import Change, Table, TableSpec
 from agents.timers import Timers
+from agents.transactions import Transactions
 from engine.murmur import partition_of
 from engine.record import Effects, Output, Record
 
@@ -74,11 +78,13 @@ class Work:
     __slots__ = (
         "acknowledgements",
         "at",
+        "changes",
         "decided",
         "last",
         "offset",
         "output_bytes",
         "outputs",
+        "role",
         "sent",
         "span",
         "started",
@@ -86,7 +92,8 @@ class Work:
 
     span: Span
 
-    def __init__(self, at: TopicPartition, started: float) -> None:
+    def __init__(self, role: str, at: TopicPartition, started: float) -> None:
+        self.role = role
         self.at = at
         self.started = started
         self.offset = -1
@@ -97,6 +104,7 @@ class Work:
         """Whether the fetched batch ends with it."""
         self.decided: list[int] = []
         """Broker timestamps (ms) of the records that caused decisions."""
+        self.changes: Sequence[Change] = ()
         self.acknowledgements: list[tuple[str, asyncio.Future[Any]]] = []
         self.sent: list[asyncio.Future[Any]] = []
 
@@ -144,10 +152,19 @@ class Partition:
     the restart replays.
     """
 
-    def __init__(self, number: int, tables: Mapping[str, Table[Any]], journal: Journal, around: Surroundings) -> None:
+    def __init__(
+        self,
+        number: int,
+        tables: Mapping[str, Table[Any]],
+        journal: Journal,
+        around: Surroundings,
+        transactions: Transactions | None = None,
+    ) -> None:
         self.number = number
         self.tables = tables
         self.journal = journal
+        self.transactions = transactions
+        """Through which everything is sent; None: each record counts when it is acknowledged."""
         self.timers = Timers()
         self.committed: dict[str, int] = {}
         self.heard_ms: dict[str, int] = {}
@@ -156,6 +173,7 @@ class Partition:
         self.resumed = False
         """Whether everything its last owner may have left unsent is sent."""
         self._around = around
+        self._sender: Sender = around.sender if transactions is None else transactions
         self._state = around.engine.state(**tables, committed=self.committed)
         self._accepting = False
         self._opened = 0
@@ -167,21 +185,39 @@ class Partition:
         self._published: asyncio.Queue[Work] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether a transaction was begun and not ended: its producer is of no use any more."""
+        return self.transactions is not None and self.transactions.under_way
+
     async def resume(self) -> None:
         """Send what the last owner may have left unsent; done once."""
-        if not self.resumed:
-            outputs = self._around.engine.resume(self._state)
-            await self.journal.confirm(await self.journal.append(self.journal.changes()))
+        if self.resumed:
+            return
+        left, changes = self._around.engine.resume(self._state), self.journal.changes()
+        if self.transactions is not None:
+            await self._transact(changes, left, {})
+        else:
+            await self.journal.confirm(await self.journal.append(changes))
             self._around.check()
-            for future in [await self._send(output) for output in outputs]:
+            for future in [await self._send(output) for output in left]:
                 await future
-            self.resumed = True
+        self.resumed = True
+
+    def rows(self) -> dict[str, dict[str, bytes]] | None:
+        """The encoded tables by name, when they are in memory and what the changelogs say; for when it is done with."""
+        if not self.resumed or self.is_torn:
+            return None
+        rows = {name: table.rows() for name, table in self.tables.items()}
+        kept = {name: each for name, each in rows.items() if isinstance(each, dict)}
+        return kept if len(kept) == len(rows) else None
 
     def start(self) -> None:
         """Begin to pass batches through the stages."""
         self._accepting = True
         self._opened += 1
-        for stage in (self._publish, self._conclude):
+        stages = (self._publish, self._conclude) if self.transactions is None else (self._publish_together,)
+        for stage in stages:
             task = asyncio.get_running_loop().create_task(stage(), name=f"{stage.__name__}[{self.number}]")
             task.add_done_callback(self._on_stage_end)
             self._tasks.append(task)
@@ -210,11 +246,13 @@ class Partition:
         opened = self._opened
         async with self._turn:
             while batch.records and await self._has_room() and opened == self._opened:
-                work = Work(batch.at, perf_counter())
+                work = Work(batch.role, batch.at, perf_counter())
                 try:
                     work.span = self._around.offsets.begin(batch.at, batch.start, batch.records[-1].offset + 1)
                     rest = await self._handle_some(batch, work)
-                    work.acknowledgements = await self.journal.append(self.journal.changes())
+                    work.changes = self.journal.changes()
+                    if self.transactions is None:
+                        work.acknowledgements = await self.journal.append(work.changes)
                 except Exception as error:  # noqa: BLE001 - an agent must not raise: Faust would acknowledge the batch
                     self._around.fail(f"handling {batch.at.topic}[{self.number}] at offset {work.offset}", error)
                     return
@@ -292,7 +330,7 @@ class Partition:
 
     async def _send(self, output: Output) -> asyncio.Future[Any]:
         topic, partition = self._around.routes.topic(output.topic), self._around.routes.partition(output)
-        return await self._around.sender.send(
+        return await self._sender.send(
             topic, output.value, output.key, partition, output.timestamp_ms, list(output.headers)
         )
 
@@ -302,13 +340,48 @@ class Partition:
             work = await self._published.get()
             for future in work.sent:
                 await future
-            self._around.metrics.observe_stage("publish", perf_counter() - work.started)
-            now = time()
-            for timestamp_ms in work.decided:
-                self._around.metrics.observe_decision(now - timestamp_ms / 1000)
-            self._around.offsets.finish(work.at, work.span)
-            if work.last or not self._accepting:
-                self._around.on_done()
+            self._end(work)
+
+    async def _publish_together(self) -> None:
+        """All batches there are at a time: their state, their outputs and their offsets in one transaction."""
+        while True:
+            works = [await self._remembered.get()]
+            while not self._remembered.empty():
+                works.append(self._remembered.get_nowait())
+            begun = perf_counter()
+            ends = {work.at: work.span.end for work in works}
+            changes = [change for work in works for change in work.changes]
+            await self._transact(changes, [output for work in works for output in work.outputs], ends)
+            for work in works:
+                work.started = begun
+                self._end(work)
+                self.committed[work.role] = work.span.end
+            self._around.offsets.commit(ends)
+
+    async def _transact(
+        self, changes: Sequence[Change], outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]
+    ) -> None:
+        transactions = self.transactions
+        if transactions is None or not (changes or outputs or offsets):
+            return
+        self._around.check()
+        await transactions.begin()
+        acknowledgements = await self.journal.append(changes)
+        sent = [await self._send(output) for output in outputs]
+        await transactions.commit(offsets)
+        for future in sent:
+            await future
+        await self.journal.confirm(acknowledgements)
+
+    def _end(self, work: Work) -> None:
+        """A batch whose effects are safe is done."""
+        self._around.metrics.observe_stage("publish", perf_counter() - work.started)
+        now = time()
+        for timestamp_ms in work.decided:
+            self._around.metrics.observe_decision(now - timestamp_ms / 1000)
+        self._around.offsets.finish(work.at, work.span)
+        if work.last or not self._accepting:
+            self._around.on_done()
 
     def _on_stage_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -42,6 +42,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     web_host: Annotated[str, Meta(description="Address the web server listens on")] = "127.0.0.1"
     web_port: Annotated[int, Meta(description="Port of the web server; 0 picks a free one", ge=0, le=65535)] = 6066
     idempotent: Annotated[bool, Meta(description="Idempotent producers; off for brokers that refuse them")] = True
+    guarantee: Annotated[
+        Literal["idempotent", "exactly_once"],
+        Meta(
+            description="`idempotent`: a decision may be there twice, with the same id and the same bytes; "
+            "`exactly_once`: transactions, and consumers that read committed records see each once, later"
+        ),
+    ] = "idempotent"
     fetch_wait_ms: Annotated[
         int,
         Meta(
@@ -73,6 +80,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_memory_bytes: Annotated[
         int, Meta(description="Memory of `rocksdb`: its cache and what is not written yet", ge=8_388_608)
     ] = 134_217_728
+    standby_replicas: Annotated[
+        int,
+        Meta(
+            description="Other workers that keep up a copy of each partition's state, so that one of them can take it "
+            "over at once: as much memory or disk again, and one more reader of its changelogs",
+            ge=0,
+            le=8,
+        ),
+    ] = 0
     learner: Annotated[
         bool, Meta(description="Run a learner beside the worker, when the configuration has models; see `batuta learn`")
     ] = True
@@ -146,6 +162,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         found.append(
             f"heartbeat_seconds is {beat}; expected at most half of session_timeout_seconds, which is {session}"
         )
+    if merged["guarantee"] == "exactly_once" and not merged["idempotent"]:
+        found.append("guarantee is exactly_once, but idempotent is false; transactions need idempotent producers")
     if merged["store"] == "rocksdb" and not merged["state_dir"]:
         found.append("store is rocksdb, but state_dir is not set; give it a directory on a local disk")
     if 0 < len(merged["model_key"]) < LEAST_KEY:

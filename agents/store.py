@@ -216,6 +216,8 @@ class Copy:
         self._lineages = lineages
         self._key = _MARK + _numbered(number)
         self.tables = {name: Rows(database, number, name, due) for name, due in tables.items()}
+        self.dues: Mapping[str, dict[str, int]] = {}
+        """Nothing beside the index that its rows have."""
 
     def open(self, now_ms: int) -> None:
         """Go on from what is there, when it can be trusted; else throw it away and say why."""
@@ -234,16 +236,9 @@ class Copy:
         """Why a copy is not to be used; None when it is."""
         if held.format != FORMAT:
             return f"it has format {held.format}, this version reads {FORMAT}"
-        if held.topic_ids != self._topic_ids() or held.marks.keys() != self._lineages.keys():
-            return "it is of another topic, or the topic was created anew"
-        for role, lineage in self._lineages.items():
-            age_ms = now_ms - held.marks[role].at_ms
-            if age_ms > KEPT_SHARE * lineage.tombstones_ms:
-                return f"it is {age_ms / 3_600_000:.0f} hours old, and deletions since may have left the changelog"
-        return None
-
-    def _topic_ids(self) -> dict[str, str]:
-        return {role: lineage.topic_id for role, lineage in self._lineages.items()}
+        if held.topic_ids != _topic_ids(self._lineages) or held.marks.keys() != self._lineages.keys():
+            return _OTHER_TOPIC
+        return outdated(held.marks, self._lineages, now_ms)
 
     def reset(self, reason: str | None = None) -> None:
         """Throw away what is there. With a reason it says so, and it counts."""
@@ -269,7 +264,7 @@ class Copy:
         batch = WriteBatch(raw_mode=True)
         for table, key, value in changes:
             self.tables[table].write(batch, key, value)
-        batch.put(self._key, _encode_held(_Held(FORMAT, self._topic_ids(), dict(marks))))
+        batch.put(self._key, _encode_held(_Held(FORMAT, _topic_ids(self._lineages), dict(marks))))
         if self._database.write(batch):
             for table, key, value in changes:
                 self.tables[table].saved(key, value)
@@ -277,6 +272,61 @@ class Copy:
     def save_all(self, marks: Mapping[str, Mark]) -> None:
         """Write everything that is in memory only, and how far the copy goes with it."""
         self.save([(name, *item) for name, rows in self.tables.items() for item in rows.unsaved.items()], marks)
+
+
+class MemoryCopy:
+    """As `Copy`, and in memory only: what a standby without a local store goes on from. It ends with its process.
+
+    `dues`: by table, who is to be woken and when, as far as it is known.
+    """
+
+    busy = False
+
+    def __init__(self, number: int, tables: Mapping[str, dict[str, bytes]], marks: Mapping[str, Mark]) -> None:
+        self.number = number
+        self.tables = tables
+        self.marks = dict(marks)
+        self.dues: dict[str, dict[str, int]] = {}
+        self._lineages: Mapping[str, Lineage] | None = None
+
+    def open(self, lineages: Mapping[str, Lineage], now_ms: int) -> None:
+        """Go on from what is there, when it can still be trusted; else forget it and say why."""
+        known, self._lineages = self._lineages, lineages
+        if self.marks:
+            other = known is not None and _topic_ids(known) != _topic_ids(lineages)
+            reason = _OTHER_TOPIC if other else outdated(self.marks, lineages, now_ms)
+            if reason is not None:
+                self.reset(reason)
+
+    def reset(self, reason: str | None = None) -> None:
+        """Forget what is there. With a reason it says so."""
+        if reason is not None:
+            log.warning("The standby of partition %d is not used: %s; reading its changelogs", self.number, reason)
+        self.marks = {}
+        for rows in self.tables.values():
+            rows.clear()
+        for dues in self.dues.values():
+            dues.clear()
+
+    def save_all(self, marks: Mapping[str, Mark]) -> None:
+        """Note how far the rows go."""
+        self.marks = dict(marks)
+
+
+_OTHER_TOPIC = "it is of another topic, or the topic was created anew"
+
+
+def _topic_ids(lineages: Mapping[str, Lineage]) -> dict[str, str]:
+    return {role: lineage.topic_id for role, lineage in lineages.items()}
+
+
+def outdated(marks: Mapping[str, Mark], lineages: Mapping[str, Lineage], now_ms: int) -> str | None:
+    """Why what goes to these marks is too old to be gone on from; None when it is not."""
+    for role, lineage in lineages.items():
+        age_ms = now_ms - marks[role].at_ms
+        if age_ms > KEPT_SHARE * lineage.tombstones_ms:
+            return f"it is {age_ms / 3_600_000:.0f} hours old, and deletions since may have left the changelog"
+    return None
 
 
 def _numbered(number: int) -> bytes:

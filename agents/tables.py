@@ -48,7 +48,8 @@ class Table(MutableMapping[str, V]):
 
     Changes are noticed by `table[key] = value` and `del table[key]` only: who changes a value in place puts it
     back. Assigning a value that encodes to the same bytes is no change. `cache_size`: decoded values kept.
-    `stored`: where the bytes are; a dict unless given.
+    `stored`: where the bytes are; a dict unless given. `dues`: who is to be woken by what is stored, when somebody
+    knows it; `load` keeps it up, `dues` uses it up.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Table(MutableMapping[str, V]):
         spec: TableSpec,
         cache_size: int = CACHE_SIZE,
         stored: MutableMapping[str, bytes] | None = None,
+        dues: dict[str, int] | None = None,
     ) -> None:
         self.spec = spec
+        self._dues = dues
         self._cache_size = cache_size
         self._stored: MutableMapping[str, bytes] = {} if stored is None else stored
         self._decoded: dict[str, V] = {}
@@ -104,6 +107,10 @@ class Table(MutableMapping[str, V]):
         """The bytes of a value as last taken up by `flush` or `load`."""
         return self._stored.get(key)
 
+    def rows(self) -> MutableMapping[str, bytes] | None:
+        """All encoded values, when nothing waits for the next `flush`; else None. For when the table is done with."""
+        return None if self._changed or self._touched else self._stored
+
     def touch(self, key: str) -> None:
         """Have the next `flush` report this key, whether or not its value changes."""
         self._touched[key] = None
@@ -115,11 +122,19 @@ class Table(MutableMapping[str, V]):
             self._stored.pop(key, None)
         else:
             self._stored[key] = value
+        if self._dues is not None:
+            due_ms = None if value is None or self.spec.due is None else self.spec.due(value)
+            if due_ms is not None:
+                self._dues[key] = due_ms
+            else:
+                self._dues.pop(key, None)
 
     def dues(self) -> Iterator[tuple[str, int]]:
         """Customers that are to be woken by the values last taken up, and when, in epoch milliseconds."""
-        due = self.spec.due
-        if isinstance(self._stored, Rows):
+        due, known, self._dues = self.spec.due, self._dues, None
+        if known is not None:
+            yield from known.items()
+        elif isinstance(self._stored, Rows):
             yield from self._stored.dues()
         elif due is not None:
             for key, value in self._stored.items():
@@ -191,13 +206,16 @@ class Changelog:
 
 
 def changelogs(
-    specs: Sequence[TableSpec], stored: Mapping[str, MutableMapping[str, bytes]] | None = None
+    specs: Sequence[TableSpec],
+    stored: Mapping[str, MutableMapping[str, bytes]] | None = None,
+    dues: Mapping[str, dict[str, int]] | None = None,
 ) -> tuple[dict[str, Table[Any]], list[Changelog]]:
     """The tables of one partition by name, and their changelogs. ValueError when two tables clash.
 
-    `stored`: where the bytes of each table are; without it the tables are empty, and in memory.
+    `stored`: where the bytes of each table are; without it the tables are empty, and in memory. `dues`: as of `Table`.
     """
-    tables = {spec.name: Table[Any](spec, stored=(stored or {}).get(spec.name)) for spec in specs}
+    stored, dues = stored or {}, dues or {}
+    tables = {spec.name: Table[Any](spec, stored=stored.get(spec.name), dues=dues.get(spec.name)) for spec in specs}
     if len(tables) < len(specs) or len({(spec.changelog, spec.prefix) for spec in specs}) < len(specs):
         raise ValueError("two tables have the same name, or the same prefix in one changelog; give each its own")
     topics = dict.fromkeys(spec.changelog for spec in specs)

@@ -6,6 +6,8 @@
 | at least once | `links`, `customers`, `learning`, `journeys`, `rejects` | yes | ids in their values |
 | once, under owner epochs | `profiles`, `identities` | last value per key counts | the key |
 | at least once | `models` | older values after newer ones | headers, see `agents.model_topic` |
+
+With the guarantee `exactly_once`, readers of committed records see everything but `models` once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from engine.apprentice import TOPIC
 DAY_MS = 86_400_000
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """Records that carry whole profiles may be larger than what brokers take by default (1 MiB)."""
+ISOLATION_LEVEL = "read_committed"
+"""How topics are read: what a transaction took back was never said."""
 _BROKER_DEFAULT = -1
 _CLEANUP = "cleanup.policy"
 _VISIBLE_SECONDS = 10.0

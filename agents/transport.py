@@ -12,7 +12,9 @@ What differs from the driver it builds on, and why:
   records that failed and forgets what is done when partitions are revoked.
 * Before partitions are revoked, what is at work is finished and committed.
 * Positions are our own: a batch dropped because of a rebalance is fetched again, never skipped.
-* Two idempotent producers, so that changelogs and decisions do not wait for each other.
+* Two idempotent producers, so that changelogs and decisions do not wait for each other; or a transactional one per
+  partition, see `agents.transactions`.
+* Only committed records are read: what an upstream application took back was never said.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ from agents.ownership import Ownership
 from agents.partitions import Batch
 from agents.settings import Settings
 from agents.store import Lineage
+from agents.topics import ISOLATION_LEVEL
+from agents.transactions import Transactions
 
 SCHEME = "batuta"
 _POLL_SECONDS = 0.5
@@ -80,6 +84,7 @@ class Member(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = self.settings.fetch_wait_ms  # noqa: SLF001 - Faust fixes the argument at 1500
+        consumer._isolation_level = ISOLATION_LEVEL  # noqa: SLF001 - Faust decides by a guarantee that is not ours
         client = consumer._client  # noqa: SLF001 - what aiokafka's fetcher sends its requests by
         self._sessions = Sessions(client.send)
         client.send = self._sessions.send
@@ -129,6 +134,19 @@ class Member(driver.AIOKafkaConsumerThread):
             return False
         return True
 
+    def fetched_to(self, at: TopicPartition) -> int:
+        """Where the next fetch of a partition begins; 0 while that is not settled."""
+        state = self._ensure_consumer()._subscription.subscription.assignment.state_value(at)  # noqa: SLF001 - at once
+        return state.position if state.has_valid_position else 0
+
+    def last_stable_offset(self, at: TopicPartition) -> int | None:
+        """Up to where records may be read; None while no fetch has told."""
+        consumer = self._ensure_consumer()
+        stable = consumer.last_stable_offset(at)
+        # Brokers without transactions do not tell.
+        end: int | None = stable if stable is not None and stable >= 0 else consumer.highwater(at)
+        return end
+
     async def starting_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Where to read on: the committed offset of each partition, or its beginning.
 
@@ -161,6 +179,8 @@ class Consumer(driver.Consumer):
         self.ownership: Ownership = transport.ownership
         self.roles: Mapping[str, str] = transport.roles
         self._positions = Positions()
+        self._delivering = False
+        """Whether fetched records are at hand."""
 
     def _new_consumer_thread(self) -> Member:
         member = Member(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
@@ -195,8 +215,11 @@ class Consumer(driver.Consumer):
         if not active:
             await asyncio.sleep(_NOTHING_ASSIGNED_SECONDS)
             return
-        for at, records in (await self._getmany(active, _POLL_SECONDS)).items():
+        fetched = await self._getmany(active, _POLL_SECONDS)
+        self._delivering = True
+        for at, records in fetched.items():
             await self._deliver(TopicPartition(*at), records, opening)
+        self._delivering = False
 
     async def _deliver(self, at: TopicPartition, records: Sequence[Any], opening: int) -> None:
         """Put one batch into the stream of its topic. What cannot be delivered will be fetched again."""
@@ -291,12 +314,19 @@ class Consumer(driver.Consumer):
             bootstrap_servers=cast("Transport", self.transport).settings.bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level=ISOLATION_LEVEL,
         )
         await consumer.start()
         try:
             yield consumer
         finally:
             await consumer.stop()
+
+    async def open_transactions(self, number: int) -> Transactions:
+        """The transactions of a partition number; those of whoever had it before are over, and it is fenced off."""
+        settings = cast("Transport", self.transport).settings
+        producer = await cast("Producer", self.app.producer).transactional(f"{settings.group}-{number}")
+        return Transactions(producer, settings.group)
 
     async def starting_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where to read on: the committed offset of each partition, or its beginning."""
@@ -305,7 +335,10 @@ class Consumer(driver.Consumer):
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Offset after the last record of each partition."""
-        return cast("Mapping[TopicPartition, int]", await self.highwaters(*(TP(*at) for at in partitions)))
+        # The group's consumer does not know these topics: asked for one, it waits for its next look at the cluster.
+        async with self.reader() as consumer:
+            consumer.assign(list(partitions))
+            return cast("Mapping[TopicPartition, int]", await consumer.end_offsets(list(partitions)))
 
     async def lineages(self, topics: Sequence[str]) -> Mapping[str, Lineage]:
         """The lineage of each topic by its full name, as far as the broker tells it."""
@@ -314,6 +347,18 @@ class Consumer(driver.Consumer):
     async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """Commit offsets; False when the group has rebalanced meanwhile."""
         return await self._commit({TP(*at): offset for at, offset in offsets.items()})
+
+    def behind(self, at: TopicPartition, begun: int) -> int | None:
+        """Offsets from `begun` to the end, as far as fetches have told; 0 when only records that nobody reads follow.
+
+        Those are the ends of transactions, and what was taken back. None while nobody knows.
+        """
+        end = self._thread.last_stable_offset(at)
+        if end is None:
+            return None
+        if not self._delivering and begun == self._positions.delivered(at):
+            begun = max(begun, self._thread.fetched_to(at))
+        return max(0, end - begun)
 
     def silence(self) -> float:
         """Seconds since the group's coordinator last answered this worker."""
@@ -331,8 +376,9 @@ class Producer(driver.Producer):
         return self._ensure_producer()
 
     def _settings_extra(self) -> Mapping[str, Any]:
-        idempotent = cast("Transport", self.transport).settings.idempotent
-        return {"acks": "all", "enable_idempotence": idempotent}
+        settings = cast("Transport", self.transport).settings
+        timeout_ms = int(settings.session_timeout_seconds * 1000)
+        return {"acks": "all", "enable_idempotence": settings.idempotent, "transaction_timeout_ms": timeout_ms}
 
     async def on_start(self) -> None:
         """Start both producers. RuntimeError when the broker refuses idempotent ones."""
@@ -346,6 +392,16 @@ class Producer(driver.Producer):
             raise RuntimeError(
                 f"the broker refused a producer ({error!r}); if it has no idempotent ones, set BATUTA_IDEMPOTENT=false"
             ) from error
+
+    async def transactional(self, transactional_id: str) -> Any:
+        """A started producer of transactions, which fences off all before it with this id."""
+        producer = self._new_producer(transactional_id)
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
 
     async def on_stop(self) -> None:
         """Stop both producers."""

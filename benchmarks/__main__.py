@@ -14,11 +14,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from agents.broker import BrokerUnavailable
-from benchmarks import core, side_by_side
+from benchmarks import core, growth, guarantees, side_by_side
 from benchmarks.load import LoadFailed
 from benchmarks.results import Findings, Row, begin, complete, figure, write
 
-SECTIONS: Mapping[str, Callable[..., Findings]] = {"core": core.measure, "stream": side_by_side.measure}
+SECTIONS: Mapping[str, Callable[..., Findings]] = {
+    "core": core.measure,
+    "growth": growth.measure,
+    "stream": side_by_side.measure,
+    "guarantees": guarantees.measure,
+}
 """What is measured, in order. Each is called with `quick`."""
 DONE, WRONG, USAGE, NO_BROKER = 0, 1, 2, 3
 

@@ -5,8 +5,9 @@ profile it changed, as for the changelog. Yardsticks, in the same run and turn b
 the fused least that a decision takes in Python and numpy; and msgspec alone reading those same signals and writing
 those same decisions, which no engine in Python can do without.
 
-One thing grows at a time: candidates, rules, customers, what a profile holds. All sizes take turns, so that what
-else runs on the machine meets them alike, and each has its slope: a straight line through the medians.
+One thing grows at a time: candidates, rules, what a profile holds. All sizes take turns, so that what else runs on the
+machine meets them alike, and each has its slope: a straight line through the medians. Customers and workers grow in
+`benchmarks.growth`.
 """
 
 from __future__ import annotations
@@ -49,18 +50,14 @@ IN_FLIGHT = 500
 
 
 class Sizes(NamedTuple):
-    """How much is measured: `batches` of `batch` signals, after one of warming up and one whose stages are timed.
-
-    `crowds`: numbers of customers to compare; elsewhere there are `customers`.
-    """
+    """How much is measured: `batches` of `batch` signals, after one of warming up and one whose stages are timed."""
 
     customers: int
     batches: int
     batch: int
-    crowds: Sequence[int]
 
 
-FULL, QUICK = Sizes(2_000, 9, 1_000, (1_000, 20_000, 200_000)), Sizes(1_000, 5, 400, (1_000, 10_000))
+FULL, QUICK = Sizes(2_000, 9, 1_000), Sizes(1_000, 5, 400)
 
 
 class Subject(Protocol):
@@ -165,7 +162,6 @@ def measure(*, quick: bool) -> Findings:
             *measure_candidates(CANDIDATES, sizes),
             measure_explanations(sizes),
             *measure_rules(RULES, sizes),
-            *measure_customers(sizes),
             *measure_profiles(FURTHER_TRAITS, sizes),
         )
     )
@@ -199,10 +195,10 @@ def take_turns(subjects: Mapping[str, Subject], sizes: Sizes, crowds: Mapping[st
     return costs
 
 
-def grow(cores: Mapping[int, Core], sizes: Sizes, crowds: Mapping[int, int] | None = None) -> Costs:
+def grow(cores: Mapping[int, Core], sizes: Sizes) -> Costs:
     """The cost of each core, by what grows."""
-    crowd = {str(size): sizes.customers if crowds is None else crowds[size] for size in cores}
-    costs = take_turns({str(size): core for size, core in cores.items()}, sizes, crowd)
+    named = {str(size): core for size, core in cores.items()}
+    costs = take_turns(named, sizes, dict.fromkeys(named, sizes.customers))
     return {size: costs[str(size)] for size in cores}
 
 
@@ -333,16 +329,6 @@ def measure_rules(counts: Sequence[int], sizes: Sizes) -> list[Row]:
     cores = {count: Core(workload.load(100, rules=count), sizes.customers) for count in counts}
     note = "; each rule is a comparison with a number of its own, and nearly all hold"
     return _growth("rules", grow(cores, sizes), _RULES_BOUNDS, note)
-
-
-def measure_customers(sizes: Sizes) -> list[Row]:
-    """Cost by the number of customers, all in memory, signals drawn evenly: whoever comes was not seen for long."""
-    repertoire = workload.load(100)
-    cores = {count: Core(repertoire, count) for count in sizes.crowds}
-    costs = grow(cores, sizes, {count: count for count in sizes.crowds})
-    least, *_, most = sizes.crowds
-    note = "; the signals are as many for each, so of more customers each has a shorter history"
-    return _growth("customers", costs, {(most, least): ""}, note)
 
 
 def measure_profiles(further: Sequence[int], sizes: Sizes) -> list[Row]:

@@ -4,9 +4,10 @@
 
 Profiles of usual size stand on the changelog; a worker is started as users start it, with its state in memory, with
 an empty local copy, and with the copy of the life before. In the same run a bare aiokafka loop reads the same
-changelog and keeps nothing: no client in Python takes less. Then, in process, the longest time the event loop is not
-free, with few profiles and with many. `QUICK=1`: fewer profiles. Writes `benchmarks/results/recovery.json` and `.md`.
-Exit code 1 when a profile is missing, 3 when Kafka cannot be started.
+changelog and keeps nothing: no client in Python takes less. Then one of two workers is killed, and the other takes its
+half over: without a standby, and with one in memory and on disk. Then, in process, the longest time the event loop is
+not free, with few profiles and with many. `QUICK=1`: fewer profiles. Writes `benchmarks/results/recovery.json` and
+`.md`. Exit code 1 when a profile is missing, 3 when Kafka cannot be started.
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ import gc
 import os
 import re
 import signal
-import socket
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
@@ -40,8 +38,9 @@ from agents.decisioning import TABLES, PartitionState, engine_of
 from agents.journal import EPOCH_HEADER
 from agents.partitions import Engine
 from agents.tables import Changelog, changelogs
-from benchmarks import workload
+from benchmarks import subjects, workload
 from benchmarks.load import LoadFailed
+from benchmarks.probe import free_port, is_ready, page, resident, total
 from benchmarks.results import Findings, Row, begin, complete, cores, figure, row, write
 from benchmarks.stream import PARTITIONS, create_topics
 from engine.murmur import partition_of
@@ -65,6 +64,13 @@ _READY_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _KEPT_RECORDS = 5_000
+HEIRS = {
+    "no-standby": (),
+    "standby": ("BATUTA_STANDBY_REPLICAS=1",),
+    "standby-rocksdb": ("BATUTA_STANDBY_REPLICAS=1", "BATUTA_STORE=rocksdb"),
+}
+"""Settings of two workers of which one is killed."""
+_QUICK_TO_NOTICE = ("BATUTA_SESSION_TIMEOUT_SECONDS=4", "BATUTA_HEARTBEAT_SECONDS=0.5")
 DONE, WRONG, NO_BROKER = 0, 1, 3
 
 T = TypeVar("T")
@@ -179,44 +185,18 @@ def live(name: str, command: Sequence[str], port: int, children: Children) -> Li
     """Start a worker, wait until it is ready, look at it, and stop it in order."""
     begun = monotonic()
     children.start(name, command)
-    while not _ready(port):
+    while not is_ready(port):
         if not children.alive(name) or monotonic() - begun > _READY_SECONDS:
             raise LoadFailed(f"{name} does not get ready. It said: {children.last_words(name)}")
         sleep(_POLL_SECONDS)
     ready = monotonic() - begun
-    memory = _resident(children.pid(name))
-    text = _get(port, "/metrics") or ""
-    there = sum(map(float, re.findall(r"^batuta_profiles\{.*\} (\S+)$", text, re.MULTILINE)))
-    restoring = float(re.findall(r"^batuta_recovery_seconds (\S+)$", text, re.MULTILINE)[0])
+    memory = resident(children.pid(name))
+    text = page(port, "/metrics") or ""
+    there, restoring = total(text, "batuta_profiles"), total(text, "batuta_recovery_seconds")
     os.kill(children.pid(name), signal.SIGTERM)
     if status := children.wait(name, _STOP_SECONDS):
         raise LoadFailed(f"{name} ended with status {status}. It said: {children.last_words(name)}")
     return Life(ready, restoring, memory, int(there))
-
-
-def _ready(port: int) -> bool:
-    return _get(port, "/readyz") is not None
-
-
-def _get(port: int, path: str) -> str | None:
-    """A page of a worker; None when it does not answer, or not with 200."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
-            return bytes(response.read()).decode()
-    except (urllib.error.URLError, OSError):
-        return None
-
-
-def _resident(pid: int) -> int:
-    """Bytes of memory a process has, as Linux tells (proc(5), `/proc/pid/statm`)."""
-    pages = Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Bench(NamedTuple):
@@ -227,18 +207,31 @@ class Bench(NamedTuple):
     children: Children
 
 
+class Heir(NamedTuple):
+    """What became of the worker that was left of two. `ready`: seconds from its rebalance until it served.
+
+    `restoring`: of these, until it had the state of the other half; `records`: read for that. `profiles`: it has.
+    """
+
+    ready: float
+    restoring: float
+    records: int
+    profiles: int
+
+
 class Trial(NamedTuple):
-    """One turn with so many profiles. `bare`: seconds of the bare read."""
+    """One turn with so many profiles. `bare`: seconds of the bare read. `heirs`: by name, in some turns."""
 
     bare: float
     memory: Life
     cold: Life
     warm: Life
+    heirs: Mapping[str, Heir]
 
 
-def run_trial(prefix: str, turn: int, bench: Bench) -> Trial:
-    """A bare read, and a worker's life with each kind of state."""
-    bare = _alone(bare_read, bench.bootstrap, f"{prefix}profiles")
+def run_trial(prefix: str, turn: int, bench: Bench, heirs: Collection[str]) -> Trial:
+    """A bare read, a worker's life with each kind of state, and what becomes of these `HEIRS`."""
+    bare = alone(bare_read, bench.bootstrap, f"{prefix}profiles")
     state = bench.directory / f"{prefix}{turn}"
     rocksdb = ("BATUTA_STORE=rocksdb", f"BATUTA_STATE_DIR={state}")
     kinds = [("memory", ()), ("cold", rocksdb), ("warm", rocksdb)]
@@ -246,19 +239,60 @@ def run_trial(prefix: str, turn: int, bench: Bench) -> Trial:
         live(f"{prefix}{turn}-{name}", *_worker(prefix, environment, bench), bench.children)
         for name, environment in kinds
     ]
-    return Trial(bare, *lives)
+    memory, cold, warm = lives
+    left = {name: inherit(f"{prefix}{turn}-{name}", prefix, HEIRS[name], bench) for name in heirs}
+    return Trial(bare, memory, cold, warm, left)
+
+
+def inherit(name: str, prefix: str, settings: Sequence[str], bench: Bench) -> Heir:
+    """Have two workers share the partitions, kill one, and look at the other until it serves them all."""
+    ports = {}
+    for half in (f"{name}-killed", f"{name}-left"):
+        environment = (*_QUICK_TO_NOTICE, *settings, f"BATUTA_STATE_DIR={bench.directory / half}")
+        command, ports[half] = _worker(prefix, environment, bench)
+        bench.children.start(half, command)
+    (killed, _), (left, port) = ports.items()
+    _wait(lambda: all(_serves(each) == PARTITIONS // 2 for each in ports.values()), left, bench)
+    if "BATUTA_STANDBY_REPLICAS=1" in settings:
+        _wait(lambda: _is_followed(port), left, bench)
+    bench.children.stop(killed, signal.SIGKILL, _STOP_SECONDS)
+    _wait(lambda: not is_ready(port), left, bench)
+    begun = monotonic()
+    _wait(lambda: _serves(port) == PARTITIONS, left, bench)
+    ready, text = monotonic() - begun, page(port, "/metrics") or ""
+    bench.children.stop(left, signal.SIGTERM, _STOP_SECONDS)
+    restoring, records = total(text, "batuta_recovery_seconds"), total(text, "batuta_recovery_records")
+    return Heir(ready, restoring, int(records), int(total(text, "batuta_profiles")))
+
+
+def _is_followed(port: int) -> bool:
+    """Whether a worker has read all there is of the half that it is the standby of."""
+    lags = re.findall(r"^batuta_standby_lag\{.*\} (\S+)$", page(port, "/metrics") or "", re.MULTILINE)
+    return lags == ["0.0"] * (PARTITIONS // 2 * len({spec.changelog for spec in TABLES}))
+
+
+def _serves(port: int) -> int:
+    """How many partitions a worker serves."""
+    return len(msgspec.json.decode(page(port, "/readyz") or '{"partitions":[]}')["partitions"])
+
+
+def _wait(condition: Callable[[], bool], name: str, bench: Bench) -> None:
+    deadline = monotonic() + _READY_SECONDS
+    while not condition():
+        if not bench.children.alive(name) or monotonic() > deadline:
+            raise LoadFailed(f"{name} does not get on. It said: {bench.children.last_words(name)}")
+        sleep(_POLL_SECONDS)
 
 
 def _worker(prefix: str, environment: Sequence[str], bench: Bench) -> tuple[list[str], int]:
-    config, port = bench.directory / f"{prefix}config", _free_port()
+    config, port = bench.directory / f"{prefix}config", free_port()
     if not config.exists():
         config.mkdir()
         workload.write_config(config, CANDIDATES, prefix=prefix, partitions=PARTITIONS)
-    worker = ["-m", "agents", "up", str(config), "--bootstrap", bench.bootstrap, "--web-port", str(port)]
-    return ["env", f"BATUTA_GROUP={prefix}engine", *environment, sys.executable, *worker], port
+    return subjects.worker(config, bench.bootstrap, [f"BATUTA_GROUP={prefix}engine", *environment], port), port
 
 
-def _alone(work: Callable[..., T], *arguments: Any) -> T:
+def alone(work: Callable[..., T], *arguments: Any) -> T:
     """The result of a call in a process of its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(work, *arguments).result()
@@ -324,7 +358,7 @@ def measure(*, quick: bool) -> Findings:
         raise LoadFailed("memory is read from /proc, which this system does not have; use Linux")
     rows: list[Row] = []
     faults: list[str] = []
-    alike = _alone(patterns)
+    alike = alone(patterns)
     with (
         KafkaBroker(jvm=MEASURED_JVM) as broker,
         tempfile.TemporaryDirectory() as directory,
@@ -335,7 +369,7 @@ def measure(*, quick: bool) -> Findings:
         for count in QUICK_PROFILES if quick else PROFILES:
             prefix = f"recovery-{count}."
             size = publish(broker.bootstrap, prefix, count, alike)
-            trials = [run_trial(prefix, turn, bench) for turn in range(REPETITIONS)]
+            trials = [run_trial(prefix, turn, bench, () if quick and turn else HEIRS) for turn in range(REPETITIONS)]
             faults += _missing(count, trials)
             rows += _rows(count, size, trials, idle)
     rows += _stall_rows()
@@ -353,6 +387,9 @@ def _missing(count: int, trials: Sequence[Trial]) -> Iterator[str]:
         for name, each in (("memory", trial.memory), ("cold", trial.cold), ("warm", trial.warm)):
             if each.profiles != count:
                 yield f"{each.profiles} of {count} profiles were there, turn {turn}, {name}"
+        for name, heir in trial.heirs.items():
+            if heir.profiles != count:
+                yield f"{heir.profiles} of {count} profiles were there, turn {turn}, {name}"
 
 
 def _rows(count: int, size: int, trials: Sequence[Trial], idle: Life) -> Iterator[Row]:
@@ -370,7 +407,7 @@ def _rows(count: int, size: int, trials: Sequence[Trial], idle: Life) -> Iterato
         target = "<= 5" if warm and count == max(PROFILES) else ""
         yield row(f"{name}.{kind}.restored", [each.restoring for each in lives], "s", target=target, detail=shared)
         yield row(f"{name}.{kind}.ready", [each.ready for each in lives], "s", detail=shared)
-        over = [each.restoring / alone for each, alone in zip(lives, bare, strict=True)]
+        over = [each.restoring / floor for each, floor in zip(lives, bare, strict=True)]
         # With few profiles it is joining the group and claiming the partitions that takes the time.
         target = "<= 2" if kind == "memory" and count >= QUICK_PROFILES[-1] else ""
         detail = f"{shared}; seconds to restore over those of a bare aiokafka read of the same changelog, turn by turn"
@@ -379,10 +416,26 @@ def _rows(count: int, size: int, trials: Sequence[Trial], idle: Life) -> Iterato
         target = "<= 2" if kind == "memory" and count >= QUICK_PROFILES[-1] else ""
         detail = f"{shared}; resident bytes over those of a worker without any profile, per byte of serialised profile"
         yield row(f"{name}.{kind}.memory", resident, "ratio", target=target, detail=detail)
+    yield from _heir_rows(name, [each for each in trials if each.heirs], shared)
+
+
+def _heir_rows(name: str, trials: Sequence[Trial], shared: str) -> Iterator[Row]:
+    for kind in HEIRS:
+        heirs = [each.heirs[kind] for each in trials]
+        without = [each.heirs["no-standby"] for each in trials]
+        read = max(each.records for each in heirs)
+        detail = f"{shared}; one of two workers is killed, the other takes its half over by reading {read:,} records"
+        yield row(f"{name}.{kind}.restored", [each.restoring for each in heirs], "s", detail=detail)
+        detail += "; from the start of its rebalance until it serves"
+        yield row(f"{name}.{kind}.ready", [each.ready for each in heirs], "s", detail=detail)
+        if kind != "no-standby":
+            ratios = [each.restoring / other.restoring for each, other in zip(heirs, without, strict=True)]
+            detail = f"{shared}; seconds to restore over those without a standby, turn by turn"
+            yield row(f"{name}.{kind}.over-no-standby", ratios, "ratio", detail=detail)
 
 
 def _stall_rows() -> Iterator[Row]:
-    pairs = [(_alone(stalls, FEW), _alone(stalls, MANY)) for _ in range(REPETITIONS)]
+    pairs = [(alone(stalls, FEW), alone(stalls, MANY)) for _ in range(REPETITIONS)]
     wall = max(many for _, (_, many) in pairs)
     detail = (
         f"{STALL_SIGNALS} signals handled in slices of {SLICE_SECONDS * 1000:.0f} ms; CPU time between two turns of "

@@ -181,6 +181,24 @@ def _common_rows(turns: Sequence[Turn], form: Form, shared: str) -> Iterator[Row
             {ECHO: OVER_ECHO[name]},
             absolute="< 10" if name == "p99" else "",
         )
+    yield from _way(turns, detail)
+
+
+def _way(turns: Sequence[Turn], detail: str) -> Iterator[Row]:
+    """Where a decision's milliseconds go at the common rate, as the worker itself tells."""
+    told = [turn[BATUTA].paced[COMMON].stages_ms for turn in turns]
+    arrives = [each["decided"] - each["remember"] - each["publish"] for each in told]
+    for name, values, what in (
+        ("arrive", arrives, "from the broker's timestamp until the batch it came in is handled"),
+        ("handle", [each["handle"] for each in told], "one signal in the engine"),
+        (
+            "remember",
+            [each["remember"] for each in told],
+            "from there until its batch's state is acknowledged, handling and all",
+        ),
+        ("publish", [each["publish"] for each in told], "from there until its decisions are acknowledged"),
+    ):
+        yield row(f"stream.way.{name}", values, "ms", detail=f"{detail}; mean, {what}")
 
 
 def _own_rows(turns: Sequence[Turn], form: Form, shared: str) -> Iterator[Row]:

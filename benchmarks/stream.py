@@ -20,7 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from agents import topics
 from agents.children import Children
-from benchmarks import workload
+from benchmarks import probe, workload
 from benchmarks.latencies import Latencies
 from benchmarks.load import STALLED_SECONDS, LoadFailed, Reader, publish, publish_on_schedule
 from benchmarks.results import percentile
@@ -38,10 +38,14 @@ Rates = Callable[[float], Mapping[str, float]]
 
 
 class Subject(NamedTuple):
-    """What is measured. `command`: from the prefix of its topics to what is run."""
+    """What is measured. `command`: from the prefix of its topics to what is run.
+
+    `port`: where it tells of its stages; 0: nowhere.
+    """
 
     name: str
     command: Callable[[str], list[str]]
+    port: int = 0
 
 
 class Bench(NamedTuple):
@@ -74,13 +78,15 @@ class CaughtUp(NamedTuple):
 class Paced(NamedTuple):
     """At a fixed rate: latencies from scheduled to read, and CPU seconds per 100,000 signals.
 
-    `generator_ms`: how late the generator itself was, p99.
+    `generator_ms`: how late the generator itself was, p99. `stages_ms`: what the subject says of its own part of a
+    signal's way, mean by stage.
     """
 
     rate: float
     latencies: Latencies
     cpu_seconds: float
     generator_ms: float
+    stages_ms: Mapping[str, float]
 
 
 class Trial(NamedTuple):
@@ -93,15 +99,17 @@ class Trial(NamedTuple):
     load: float
 
 
-def run_trial(subject: Subject, prefix: str, sizes: Sizes, bench: Bench, rates: Rates) -> Trial:
-    """One life of a subject on topics of its own.
+def run_trial(
+    subject: Subject, prefix: str, sizes: Sizes, bench: Bench, rates: Rates, reading: type[Reader] = Reader
+) -> Trial:
+    """One life of a subject on topics of its own; `reading`: how its decisions are read.
 
     Raises `LoadFailed` when the subject ends, stalls or does not stop when told to.
     """
     asyncio.run(create_topics(bench.bootstrap, prefix))
     waiting = workload.signals(sizes.waiting, CUSTOMERS, "waiting")
     publish(bench.bootstrap, f"{prefix}signals", [*workload.introductions(CUSTOMERS), *waiting])
-    reader = Reader(bench.bootstrap, f"{prefix}decisions", PARTITIONS)
+    reader = reading(bench.bootstrap, f"{prefix}decisions", PARTITIONS)
     name = f"{prefix}{subject.name}"
     bench.children.start(name, subject.command(prefix))
     asked = [f"waiting-{at}" for at in range(sizes.waiting)]
@@ -109,7 +117,7 @@ def run_trial(subject: Subject, prefix: str, sizes: Sizes, bench: Bench, rates: 
         caught_up, values = _catch_up(name, prefix, reader, sizes.waiting, bench)
         paced: dict[str, Paced] = {}
         for part, rate in rates(caught_up.per_second).items():
-            paced[part], more = _keep_pace(name, prefix, reader, sizes.seconds, part, rate, bench)
+            paced[part], more = _keep_pace(name, prefix, reader, sizes.seconds, part, rate, bench, subject.port)
             values += more
             asked += [f"{part}-{at}" for at in range(int(rate * sizes.seconds))]
         stop(name, bench)
@@ -168,13 +176,14 @@ def _written(prefix: str, bench: Bench) -> float:
 
 
 def _keep_pace(
-    name: str, prefix: str, reader: Reader, seconds: int, part: str, rate: float, bench: Bench
+    name: str, prefix: str, reader: Reader, seconds: int, part: str, rate: float, bench: Bench, port: int
 ) -> tuple[Paced, list[bytes]]:
     """Let signals come at a fixed rate, and read each decision as it comes out."""
     count = int(rate * seconds)
     messages = workload.signals(count, CUSTOMERS, part)
     start = monotonic() + _LEAD_SECONDS
     late = bench.publisher.submit(publish_on_schedule, bench.bootstrap, f"{prefix}signals", messages, start, rate)
+    told = _told(port)
     sleep(start - monotonic())
     cpu = cpu_seconds(bench.children.pid(name))
     answers = reader.read(count, start + seconds + STALLED_SECONDS)
@@ -184,8 +193,27 @@ def _keep_pace(
     if not taken:
         raise LoadFailed(f"{name} answered no signal. It said: {bench.children.last_words(name)}")
     generator_ms = 1000 * percentile(sorted(late.result()[warm:]), 0.99)
-    paced = Paced(rate, Latencies.of(taken.values()), cpu / len(answers) * 100_000, generator_ms)
+    latencies, cpu = Latencies.of(taken.values()), cpu / len(answers) * 100_000
+    paced = Paced(rate, latencies, cpu, generator_ms, _stages_ms(told, _told(port)))
     return paced, [each.value for each in answers]
+
+
+def _told(port: int) -> dict[str, tuple[float, float]]:
+    """What a worker says of its stages: seconds and how often, so far."""
+    if not port:
+        return {}
+    decided = probe.sums(port, "batuta_decision_seconds").get("", (0.0, 0.0))
+    return {**probe.sums(port, "batuta_stage_seconds"), "decided": decided}
+
+
+def _stages_ms(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Mean milliseconds of each stage between two looks."""
+    means = {}
+    for stage, (seconds, times) in after.items():
+        seconds_before, times_before = before.get(stage, (0.0, 0.0))
+        if times > times_before:
+            means[stage] = 1000 * (seconds - seconds_before) / (times - times_before)
+    return means
 
 
 def _number(decision: bytes, part: str) -> int:

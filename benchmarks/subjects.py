@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import workload
 from benchmarks.load import LoadFailed
+from benchmarks.probe import free_port
 from benchmarks.stream import PARTITIONS, Subject
 
 CANDIDATES = 100
@@ -17,17 +19,23 @@ BATUTA, QUIXSTREAMS, FAUST = "batuta", "quixstreams", "faust"
 AIOKAFKA, CONFLUENT, ECHO = "aiokafka-loop", "confluent-loop", "echo"
 
 
-def batuta(bootstrap: str, directory: Path) -> Subject:
-    """A worker as users start it."""
+def batuta(bootstrap: str, directory: Path, settings: Sequence[str] = ()) -> Subject:
+    """A worker as users start it. `settings`: NAME=value."""
+    port = free_port()
 
     def command(prefix: str) -> list[str]:
         config = directory / prefix
         config.mkdir()
         workload.write_config(config, CANDIDATES, prefix=prefix, partitions=PARTITIONS)
-        worker = ["-m", "agents", "up", str(config), "--bootstrap", bootstrap, "--web-port", "0"]
-        return ["env", f"BATUTA_GROUP={prefix}batuta", sys.executable, *worker]
+        return worker(config, bootstrap, [f"BATUTA_GROUP={prefix}batuta", *settings], port)
 
-    return Subject(BATUTA, command)
+    return Subject(BATUTA, command, port)
+
+
+def worker(config: Path, bootstrap: str, settings: Sequence[str], port: int = 0) -> list[str]:
+    """The command of a worker as users start it. `settings`: NAME=value; `port`: of its web server, 0: a free one."""
+    command = [sys.executable, "-m", "agents", "up", str(config), "--bootstrap", bootstrap, "--web-port", str(port)]
+    return ["env", *settings, *command]
 
 
 def aiokafka_loop(bootstrap: str) -> Subject:

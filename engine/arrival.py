@@ -16,10 +16,10 @@ import msgspec
 from engine.identity import Claim, Identifier, identifiers_of
 from engine.murmur import partition_of
 from engine.outcomes import Outcome, decode_outcome
-from engine.profile import Profile, decode_profile, encode_profile
+from engine.profile import Profile, decode_profile, encode_profile, flaw
 from engine.record import Output, Record, header
 from engine.rejects import Reject
-from engine.repertoire import Repertoire
+from engine.repertoire import ProfileRules, Repertoire
 from engine.signal import Signal, decode_signal
 from engine.wire import parse
 
@@ -54,7 +54,7 @@ class Tick(msgspec.Struct, frozen=True):
 Body = Signal | Outcome | Profile | Notice | Tick
 
 
-class Arrival(msgspec.Struct, frozen=True):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A message of a customer. `key`: by which it is known so far; `first`: by which it set out.
 
     `source`, `offset`: the topic and partition (`signals:3`) and the offset where upstream put it. `body`: of a
@@ -127,7 +127,7 @@ def _decode(kind: str, record: Record, origin: str, repertoire: Repertoire) -> B
     if kind == "outcome":
         return decode_outcome(record, origin)
     if kind == "merge":
-        return _decode_merge(record.value or b"")
+        return _decode_merge(record.value or b"", repertoire.profile)
     return Tick() if kind == "tick" else _decode_message(_notice_decoder, record.value)
 
 
@@ -136,18 +136,20 @@ _claim_decoder = msgspec.json.Decoder(Claim)
 _merge_decoder = msgspec.msgpack.Decoder(tuple[int, bytes])
 
 
-def _decode_merge(value: bytes) -> Profile | Reject:
-    """A profile is believed as a whole or not at all: its checksum says that an engine wrote it.
+def _decode_merge(value: bytes, rules: ProfileRules) -> Profile | Reject:
+    """A profile is believed as a whole or not at all: its checksum and its form say that an engine wrote it.
 
     Raises ValueError for one of a schema version this engine cannot read: it must not get lost.
     """
     try:
-        checksum, profile = _merge_decoder.decode(value)
-    except msgspec.DecodeError as error:
+        checksum, encoded = _merge_decoder.decode(value)
+        if zlib.crc32(encoded) != checksum:
+            return Reject("malformed", "A merge does not have the checksum of its profile.")
+        profile = decode_profile(encoded)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Reject("malformed", f"A merge cannot be read: {error}.")
-    if zlib.crc32(profile) != checksum:
-        return Reject("malformed", "A merge does not have the checksum of its profile.")
-    return decode_profile(profile)
+    fault = flaw(profile, rules)
+    return profile if fault is None else Reject("malformed", f"No engine wrote the profile of this merge: {fault}.")
 
 
 def _decode_message(decoder: msgspec.json.Decoder[_Message], value: bytes | None) -> _Message | Reject:

@@ -22,6 +22,7 @@ from agents.demo.view import Frame, Moment, Result, Scene, is_live, plain_line, 
 from agents.demo.words import Narrator, Spotlight
 from agents.demo.worker import FastClock
 from agents.settings import Settings
+from agents.topics import ISOLATION_LEVEL
 from engine.decision import Decision
 from engine.learning import TOPIC
 from engine.repertoire import Repertoire
@@ -68,6 +69,7 @@ class Play:
             bootstrap_servers=bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level=ISOLATION_LEVEL,
             fetch_max_wait_ms=self._settings.fetch_wait_ms,
         )
         async with contextlib.AsyncExitStack() as opened:

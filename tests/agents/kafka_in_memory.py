@@ -88,7 +88,7 @@ class Reader:
 
     async def beginning_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Offsets of the first records."""
-        return dict.fromkeys(partitions, 0)
+        return {at: self._kafka.first[at] for at in partitions}
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Offsets after the last records."""
@@ -103,9 +103,9 @@ class Reader:
         await asyncio.sleep(0)
         fetched = {}
         for at in only or tuple(self._positions):
-            start = self._positions[at]
+            start = max(self._positions[at], self._kafka.first[at])
             records = self._logs[at][start : start + min(max_records, 3)]
-            self._positions[at] += len(records)
+            self._positions[at] = start + len(records)
             if records:
                 fetched[at] = records
                 self._kafka.fetched += len(records)
@@ -117,6 +117,8 @@ class Kafka:
 
     def __init__(self, *, held: bool = False) -> None:
         self.logs: dict[TopicPartition, list[Stored]] = defaultdict(list)
+        self.first: dict[TopicPartition, int] = defaultdict(int)
+        """Where the logs begin; what is below was deleted."""
         self.changelog_sender = Sender(self, held=held)
         self.output_sender = Sender(self, held=held)
         self.committed: dict[TopicPartition, int] = {}
@@ -157,9 +159,9 @@ class Kafka:
             self.committed |= offsets
         return self.commits_accepted
 
-    def highwater(self, at: Any, /) -> int | None:
-        """Offset after the last record."""
-        return len(self.logs[at])
+    def behind(self, at: TopicPartition, begun: int) -> int | None:
+        """Records from `begun` on."""
+        return len(self.logs[at]) - begun
 
     def silence(self) -> float:
         """Seconds without an answer of the coordinator."""

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from mode.signals import Signal
 
-from agents.app import _GENERATION_POLL_SECONDS, _follow_group, batch_agent, build_app
+from agents.app import _GENERATION_POLL_SECONDS, _follow_group, _standbys, batch_agent, build_app
 from agents.offsets import TopicPartition
 from agents.partitions import Batch
 from agents.settings import Settings
@@ -50,9 +50,19 @@ async def test_composition():
     ]
     assert isinstance(app.transport, Transport)
     assert [str(url) for url in app.conf.broker] == ["batuta://a:1", "batuta://b:2"]
-    assert app.conf.table_standby_replicas > 0, "else Faust assigns partitions topic by topic"
+    assert app.conf.table_standby_replicas == 1, "else Faust assigns partitions topic by topic"
     assert app.conf.id == "g"
     assert app.ownership.stage == "joining the group"
+
+
+async def test_standbys_are_those_of_the_assignor_when_they_are_wanted():
+    """The group tells of every topic keyed by customer; what it tells counts only with the setting."""
+    for wanted, expected in ((0, set()), (2, {3, 5})):
+        app = build_app(Settings(group="g", standby_replicas=wanted), counting_engine(), pytest.fail)
+        app.finalize()
+        assert app.conf.table_standby_replicas == max(1, wanted)
+        app.assignor._assignment.standbys = {"batuta.signals": [3, 5], "batuta.links": [3, 5], "other": [7]}
+        assert _standbys(app) == expected
 
 
 def test_broker_addresses():
@@ -113,6 +123,7 @@ async def test_waiting_for_the_group_ends_with_the_next_assignment():
         consumer=SimpleNamespace(assignment=set),
         ownership=SimpleNamespace(assignments=1, take_over=revoked_meanwhile),
         roles={},
+        settings=Settings(),
         on_rebalance_complete=Signal(),
     )
     _follow_group(app)

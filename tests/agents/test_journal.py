@@ -28,13 +28,13 @@ NAMES = {"profiles": "batuta.profiles"}
 AT = TopicPartition("batuta.profiles", 0)
 
 
-async def own(kafka: Kafka, owner: str = "me", sender=None, claimant: Claimant | None = None):
+async def own(kafka: Kafka, owner: str = "me", sender=None, claimant: Claimant | None = None, fence=None):
     """Take partition 0 over, as a process of its own unless one is given; returns its table and its journal."""
     sender = sender or kafka.changelog_sender
     claimant = claimant or Claimant(owner, uuid.uuid4().hex)
     tables, logs = changelogs([SPEC])
     async with kafka.reader() as consumer:
-        restored = (await take_over(consumer, sender, claimant, {0: logs}, NAMES))[0]
+        restored = (await take_over(consumer, sender, claimant, {0: logs}, NAMES, fence=fence))[0]
 
     async def read(at: TopicPartition, start: int, end: int) -> list:
         async with kafka.reader() as consumer:
@@ -174,6 +174,22 @@ async def test_forgotten_twin_ends_instead_of_taking_turns():
     assert len(kafka.logs[AT]) == claims
     table, journal = await own(kafka, claimant=second)
     await write(table, journal, ana=b"1")
+
+
+async def test_only_who_may_claim_fences_others_off():
+    """Fencing ends whoever is at work: it comes after a twin was noticed, and before anything is claimed."""
+    kafka = Kafka()
+    fenced = []
+
+    async def fence() -> None:
+        fenced.append([record.key for record in kafka.logs[AT]])
+
+    first = Claimant("worker-1", "first")
+    await own(kafka, claimant=first, fence=fence)
+    await own(kafka, claimant=Claimant("worker-1", "second"), fence=fence)
+    with pytest.raises(Ousted):
+        await own(kafka, claimant=first, fence=fence)
+    assert fenced == [[], [OWNER_KEY]]
 
 
 async def test_a_partition_may_come_back_from_a_worker_of_another_name():

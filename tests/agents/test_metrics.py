@@ -34,6 +34,11 @@ CONTRACT = {
     "batuta_timers_pending": {"partition"},
     "batuta_consumer_lag": {"topic", "partition"},
     "batuta_recovery_seconds": set(),
+    "batuta_recovery_records": set(),
+    "batuta_standby_lag": {"topic", "partition"},
+    "batuta_batches_in_flight": set(),
+    "batuta_tasks": set(),
+    "batuta_memory_blocks": set(),
     "batuta_build_info": {"version", "python"},
 }
 """Metric families of a worker."""
@@ -45,6 +50,11 @@ def _gauges():
         "timers_pending": {("0",): 1},
         "consumer_lag": {("batuta.signals", "0"): 2},
         "recovery_seconds": {(): 0.5},
+        "recovery_records": {(): 7},
+        "standby_lag": {("batuta.profiles", "1"): 2},
+        "batches_in_flight": {(): 3},
+        "tasks": {(): 20},
+        "memory_blocks": {(): 100_000},
     }
 
 

@@ -115,3 +115,17 @@ def test_gaps_of_the_log_itself_are_no_obstacle():
     assert positions.advance(AT, 10) == 0
     assert positions.admit(AT, batch, positions.opening) == []
     assert positions.to_seek() == {}
+
+
+def test_delivered_is_unknown_while_something_is_fetched_again():
+    """Where a fetch stands says nothing when some of it was not delivered."""
+    positions = Positions()
+    assert positions.delivered(AT) is None
+    positions.open({AT: 3})
+    assert positions.delivered(AT) == 3
+    positions.advance(AT, 5)
+    assert positions.delivered(AT) == 5
+    positions.refuse(AT)
+    assert positions.delivered(AT) is None
+    positions.to_seek()
+    assert positions.delivered(AT) == 5

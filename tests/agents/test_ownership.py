@@ -292,6 +292,9 @@ async def test_gauges_tell_what_is_current(desk):
     assert gauges["profiles"] == {("0",): 1}
     assert gauges["consumer_lag"] == {("batuta.signals", "0"): 1, ("batuta.customers", "0"): 0}
     assert gauges["recovery_seconds"][()] >= 0
+    await until(lambda: desk.ownership.gauges()["batches_in_flight"] == {(): 0})
+    assert gauges["tasks"] == {(): len(asyncio.all_tasks())}
+    assert gauges["memory_blocks"][()] > 0
 
 
 def test_torn_assignment_is_refused():

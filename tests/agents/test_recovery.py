@@ -1,8 +1,9 @@
-"""Local copies on a real broker: a killed worker goes on from its own, and topics are known by their ids."""
+"""State on a real broker: killed workers go on from their copies, standbys from theirs; topics have ids."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 
 import pytest
@@ -10,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from agents.broker import BrokerKind
 from agents.lineage import lineages
-from tests.agents.worker_process import PARTITIONS, Group, until
+from tests.agents.worker_process import PARTITIONS, Group, Worker, until
 
 KEYS = [b"customer-%d" % number for number in range(40)]
 
@@ -47,6 +48,41 @@ def test_a_killed_worker_goes_on_from_its_copy(kafka, unique_prefix, unique_grou
         assert {counter.count for counter in group.state().values()} == {150}
     finally:
         group.close()
+
+
+@pytest.mark.parametrize(("store", "guarantee"), [("memory", "idempotent"), ("rocksdb", "exactly_once")])
+def test_a_standby_takes_over_by_the_tail(kafka, unique_prefix, unique_group, tmp_path, store, guarantee):
+    """One of two workers is killed: the other has its state, reads what is missing only, and nothing is lost."""
+    where = {"store": store, "guarantee": guarantee, "standby_replicas": 1}
+    group = Group(kafka.bootstrap, unique_prefix, unique_group, tmp_path)
+    try:
+        killed, left = (group.start(**where, state_dir=tmp_path / f"state-{number}") for number in range(2))
+        until(lambda: len(killed.serves()) == len(left.serves()) == PARTITIONS // 2, "sharing")
+        gone = killed.serves()
+        for start in range(0, 3_000, 100):
+            group.publish(signals(start, start + 100))
+        until(lambda: len(group.read("decisions")) >= 3_000, "deciding together")
+        until(lambda: lags(left) == dict.fromkeys(gone, 0), "following")
+        group.publish(signals(3_000, 3_100))
+        assert killed.stop(signal.SIGKILL) == -signal.SIGKILL
+        until(lambda: left.serves() == list(range(PARTITIONS)), "taking over")
+        group.publish(signals(3_100, 3_500))
+        until(lambda: len(group.decisions()) >= 3_500, "deciding alone")
+        read = int(re.findall(r"restored in .* s, (\d+) records read", left.said())[-1])
+        there = sum(record.partition() in gone for record in group.read("profiles"))
+        assert read < there / 5, f"{read} of {there}"
+        assert "not used" not in left.said()
+        assert left.stop() == 0
+        assert len(group.decisions()) == 3_500, "one content per decision"
+        assert sum(counter.count for counter in group.state().values()) == 3_500
+    finally:
+        group.close()
+
+
+def lags(worker: Worker) -> dict[int, int]:
+    """How far its standbys are behind, by partition."""
+    lines = re.findall(r'batuta_standby_lag\{partition="(\d+)",topic="\S+profiles"\} (\S+)', worker.page("/metrics"))
+    return {int(number): int(float(lag)) for number, lag in lines}
 
 
 def test_a_topic_created_anew_has_another_id(kafka, unique_prefix):

@@ -25,6 +25,12 @@ def test_every_fault_is_named():
         assert part in str(caught.value)
 
 
+def test_transactions_need_idempotent_producers():
+    """What the broker would refuse is said before it is asked."""
+    with pytest.raises(InvalidSettings, match="guarantee is exactly_once, but idempotent is false"):
+        read_settings({"BATUTA_GUARANTEE": "exactly_once"}, idempotent=False)
+
+
 def test_heartbeats_must_fit_into_a_session():
     """A session that ends before a second heartbeat would be given up for nothing."""
     with pytest.raises(InvalidSettings, match=r"heartbeat_seconds is 1\.5; expected at most half"):

@@ -146,3 +146,31 @@ def test_tables_that_clash_are_refused(second):
     """Two tables with one name, or one prefix in one changelog, could not be told apart."""
     with pytest.raises(ValueError, match="same name"):
         changelogs([BUDGETS, second])
+
+
+def test_rows_are_let_go_when_nothing_waits():
+    """Who keeps them afterwards has what the changelog has; not while a change, or a key to be written again, waits."""
+    table = Table[int](PROFILES)
+    table["a"] = 1
+    assert table.rows() is None
+    table.flush()
+    assert table.rows() == {"a": b"1"}
+    table.touch("a")
+    assert table.rows() is None
+    table.flush()
+    assert table.rows() == {"a": b"1"}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | VALUES), max_size=20))
+def test_who_is_to_be_woken_is_known_without_looking(loads):
+    """With what is known beforehand, kept up while reading back, it is the same as from every value; and used up."""
+    spec = PROFILES._replace(due=lambda value: int(value) if int(value) % 2 else None)
+    dues: dict[str, int] = {}
+    plain, table = Table[int](spec), Table[int](spec, dues=dues)
+    for key, value in loads:
+        for each in (plain, table):
+            each.load(key, None if value is None else str(value).encode())
+    assert dues == dict(plain.dues())
+    assert dict(table.dues()) == dues
+    table.load("d", b"7")
+    assert dict(table.dues()) == {**dues, "d": 7}

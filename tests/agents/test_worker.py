@@ -19,12 +19,14 @@ from tests.agents.worker_process import PARTITIONS, Group, until
 KEYS = [f"customer-{number}" for number in range(40)]
 
 
-@pytest.fixture
-def group(broker: RunningBroker, unique_prefix: str, unique_group: str, tmp_path: Path) -> Iterator[Group]:
-    """A group of workers that does not exist yet."""
+@pytest.fixture(params=["idempotent", "exactly_once"])
+def group(
+    request: pytest.FixtureRequest, broker: RunningBroker, unique_prefix: str, unique_group: str, tmp_path: Path
+) -> Iterator[Group]:
+    """A group of workers that does not exist yet, with one guarantee and with the other."""
     if broker.kind is not BrokerKind.KAFKA:
         pytest.skip("the embedded broker refuses idempotent producers and is slow to form groups; see test_end_to_end")
-    group = Group(broker.bootstrap, unique_prefix, unique_group, tmp_path)
+    group = Group(broker.bootstrap, unique_prefix, unique_group, tmp_path, request.param)
     yield group
     group.close()
 
@@ -37,6 +39,11 @@ def signals(start: int, end: int) -> list[tuple[bytes, bytes]]:
 def counted(group: Group) -> int:
     """How many signals the durable state has counted."""
     return sum(counter.count for counter in group.state().values())
+
+
+def nothing_is_repeated(group: Group) -> bool:
+    """Whether a consumer of committed records sees every decision once; where that is promised."""
+    return group.guarantee == "idempotent" or len(group.read("decisions")) == len(group.decisions())
 
 
 def test_killed_worker_neither_loses_nor_repeats(group: Group):
@@ -53,6 +60,7 @@ def test_killed_worker_neither_loses_nor_repeats(group: Group):
     assert {decision.split(b":")[1] for decision in decisions} == {b"%d" % number for number in range(4000)}
     assert worker.stop() == 0
     assert counted(group) == 4000
+    assert nothing_is_repeated(group)
     group.rewind()
     before = len(group.read("decisions"))
     worker = group.start()
@@ -122,6 +130,7 @@ def test_paused_worker_cannot_contradict_its_successor(group: Group):
     assert successor.stop() == 0
     assert counted(group) == 600
     assert len(group.decisions()) == 600, "one content per decision"
+    assert nothing_is_repeated(group)
 
 
 def test_worker_of_the_same_name_replaces_the_first(group: Group):
@@ -176,6 +185,7 @@ def test_customer_is_woken_when_due_even_after_a_crash(group: Group):
     until(lambda: len(group.decisions()) == 4, "waking the second")
     assert worker.stop() == 0
     assert {key: counter.ticks for key, counter in group.state().items()} == {"soon": 1, "later": 1}
+    assert nothing_is_repeated(group)
     assert all(record.timestamp()[1] >= now_ms + 300 for record in group.read("customers"))
 
 

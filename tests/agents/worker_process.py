@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tests.agents.counting import Counter, decode
 
@@ -27,8 +27,8 @@ PATIENCE_SECONDS = 25.0
 class Group:
     """One consumer group of workers with topics of its own, and everything a test does to it."""
 
-    def __init__(self, bootstrap: str, prefix: str, group: str, directory: Path) -> None:
-        self.bootstrap, self.prefix, self.group = bootstrap, prefix, group
+    def __init__(self, bootstrap: str, prefix: str, group: str, directory: Path, guarantee: str = "idempotent") -> None:
+        self.bootstrap, self.prefix, self.group, self.guarantee = bootstrap, prefix, group, guarantee
         self._directory = directory
         self._workers: list[Worker] = []
         self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
@@ -55,20 +55,26 @@ class Group:
         assert self._producer.flush(PATIENCE_SECONDS) == 0
 
     def read(self, topic: str) -> list[Message]:
-        """All records of a topic there are by now."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "none", "enable.auto.commit": False})
+        """All committed records of a topic there are by now."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "none",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
+        )
         name = f"{self.prefix}{topic}"
-        numbers = consumer.list_topics(name, PATIENCE_SECONDS).topics[name].partitions
-        waiting = {at: consumer.get_watermark_offsets(TopicPartition(name, at), PATIENCE_SECONDS)[1] for at in numbers}
-        waiting = {at: end for at, end in waiting.items() if end}
+        waiting = set(consumer.list_topics(name, PATIENCE_SECONDS).topics[name].partitions)
         consumer.assign([TopicPartition(name, at, 0) for at in waiting])
         messages: list[Message] = []
         while waiting:
             for message in consumer.consume(1000, 0.1):
-                assert message.error() is None, message.error()
-                messages.append(message)
-                if message.offset() + 1 >= waiting.get(message.partition(), message.offset() + 2):
-                    del waiting[message.partition()]
+                if message.error() is None:
+                    messages.append(message)
+                else:
+                    assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                    waiting.discard(message.partition())
         consumer.close()
         return messages
 
@@ -114,6 +120,7 @@ class Worker:
             "prefix": group.prefix,
             "group": group.group,
             "partitions": PARTITIONS,
+            "guarantee": group.guarantee,
             "web_port": 0,
             "session_timeout_seconds": 3,
             "heartbeat_seconds": 0.3,
@@ -146,6 +153,13 @@ class Worker:
             return error.code, json.load(error)
         except OSError:
             return 0, None
+
+    def page(self, path: str) -> str:
+        """A page of its web port as text."""
+        port = re.search(r"web port (\d+)", self.said())
+        assert port is not None, self.said()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}{path}", timeout=5) as response:
+            return str(response.read().decode())
 
     def serves(self) -> list[int]:
         """The partitions it serves; none while it is not ready."""

@@ -26,7 +26,7 @@ def test_the_workload_is_the_same_every_time():
     assert workload.introductions(5) == workload.introductions(5)
 
 
-SMALL = Sizes(customers=20, batches=2, batch=40, crowds=(20, 40))
+SMALL = Sizes(customers=20, batches=2, batch=40)
 
 
 def test_the_core_costs_more_than_its_codec():

@@ -7,7 +7,7 @@ import pytest
 from agents.broker import BrokerKind
 from agents.children import Children
 from benchmarks import recovery
-from benchmarks.recovery import Bench, Life, Trial, patterns, profiles, publish, run_trial
+from benchmarks.recovery import Bench, Heir, Life, Trial, patterns, profiles, publish, run_trial
 from engine.profile import decode_profile
 
 
@@ -25,22 +25,27 @@ def test_profiles_are_of_different_customers_and_nothing_is_left_to_send():
 
 @pytest.mark.slow
 def test_a_trial_restores_every_profile(broker, unique_prefix, tmp_path):
-    """In memory, into an empty copy and from a full one: all profiles are there, and the times come out."""
+    """In memory, into an empty copy, from a full one and from a standby: all are there, and the times come out."""
     if broker.kind is not BrokerKind.KAFKA:
         pytest.skip("the embedded broker refuses idempotent producers")
     publish(broker.bootstrap, unique_prefix, 500, patterns())
     with closing(Children()) as children:
-        trial = run_trial(unique_prefix, 0, Bench(broker.bootstrap, tmp_path, children))
-    assert {life.profiles for life in (trial.memory, trial.cold, trial.warm)} == {500}
+        trial = run_trial(unique_prefix, 0, Bench(broker.bootstrap, tmp_path, children), ["standby"])
+    heir = trial.heirs["standby"]
+    assert {each.profiles for each in (trial.memory, trial.cold, trial.warm, heir)} == {500}
     assert all(0 < life.restoring < life.ready for life in (trial.memory, trial.cold, trial.warm))
+    assert 0 < heir.restoring < heir.ready
     assert trial.bare > 0
 
 
 def test_a_missing_profile_is_a_fault():
     """Whoever is ready without all of its state is not ready."""
-    whole, torn = Life(1.0, 0.5, 1, 10), Life(1.0, 0.5, 1, 9)
-    assert not [*recovery._missing(10, [Trial(1.0, whole, whole, whole)])]
-    assert [*recovery._missing(10, [Trial(1.0, whole, torn, whole)])] == ["9 of 10 profiles were there, turn 0, cold"]
+    whole, torn, heir = Life(1.0, 0.5, 1, 10), Life(1.0, 0.5, 1, 9), Heir(1.0, 0.5, 2, 8)
+    assert not [*recovery._missing(10, [Trial(1.0, whole, whole, whole, {})])]
+    assert [*recovery._missing(10, [Trial(1.0, whole, torn, whole, {"standby": heir})])] == [
+        "9 of 10 profiles were there, turn 0, cold",
+        "8 of 10 profiles were there, turn 0, standby",
+    ]
 
 
 def test_the_loop_is_free_between_signals(monkeypatch):

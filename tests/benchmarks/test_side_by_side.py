@@ -13,13 +13,14 @@ from benchmarks.tally import tally
 
 FORM = section.Form(1, Sizes(100, 10))
 PER_SECOND = {BATUTA: 2000.0, AIOKAFKA: 2500.0, CONFLUENT: 2600.0, QUIXSTREAMS: 1600.0, FAUST: 400.0, ECHO: 9000.0}
+STAGES = {"decided": 3.0, "handle": 0.2, "remember": 1.25, "publish": 0.5}
 
 
 def trial(name, decisions=(b'{"decisionId": "d", "signalId": "s"}',)):
     """A trial whose numbers follow from how much the subject manages."""
     per_second = PER_SECOND[name]
     rates = section._rates(600.0, own=name != ECHO)(per_second)
-    paced = {part: Paced(rate, Latencies.of([1 / per_second] * 100), 9.0, 0.1) for part, rate in rates.items()}
+    paced = {part: Paced(rate, Latencies.of([1 / per_second] * 100), 9.0, 0.1, STAGES) for part, rate in rates.items()}
     return Trial(CaughtUp(per_second, 1e5 / per_second, 500.0), paced, 9_000, tally(["s"], decisions), 1.5)
 
 
@@ -40,6 +41,13 @@ def test_the_engine_is_compared_with_everybody_it_has_a_target_for():
     assert asked["stream.latency-p50.over-echo"] == ("<= 1.5", False)
     assert asked["stream.latency-p99.batuta"] == ("< 10", True)
     assert asked["stream.lost.batuta"] == ("== 0", True)
+
+
+def test_a_decision_s_milliseconds_add_up():
+    """What passes before a batch is handled is what the worker's own stages leave of the whole."""
+    rows = rows_of([{name: trial(name) for name in PER_SECOND}])
+    way = {name: rows[f"stream.way.{name}"].value for name in ("arrive", "handle", "remember", "publish")}
+    assert way == {"arrive": 1.25, "handle": 0.2, "remember": 1.25, "publish": 0.5}
 
 
 def test_a_subject_that_cannot_keep_the_common_rate_has_no_number_there():

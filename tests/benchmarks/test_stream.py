@@ -11,7 +11,7 @@ import pytest
 from agents.broker import BrokerKind
 from agents.children import Children
 from benchmarks import subjects
-from benchmarks.load import LoadFailed
+from benchmarks.load import CommittedReader, LoadFailed
 from benchmarks.stream import Bench, Sizes, Subject, cpu_seconds, run_trial
 
 SIZES = Sizes(2_000, 1)
@@ -63,6 +63,15 @@ def test_a_trial_of_every_subject_is_complete(name, bench, unique_prefix, tmp_pa
     assert trial.caught_up.cpu_seconds > 0
     assert [len(paced.latencies) for paced in trial.paced.values()] == [45, 90]
     assert all(0 < paced.latencies.ms(0.5) <= paced.latencies.ms(0.99) for paced in trial.paced.values())
+
+
+@pytest.mark.slow
+def test_with_transactions_every_decision_is_there_once(bench, unique_prefix, tmp_path):
+    """The engine with `exactly_once`, counted by reading what is committed; and it tells of its stages."""
+    subject = subjects.batuta(bench.bootstrap, tmp_path, ["BATUTA_GUARANTEE=exactly_once"])
+    trial = run_trial(subject, unique_prefix, SIZES, bench, lambda _: {"100": 100.0}, CommittedReader)
+    assert (trial.tally.faults, trial.tally.repeated) == (None, 0)
+    assert trial.paced["100"].stages_ms.keys() >= {"decided", "handle", "publish"}
 
 
 def test_a_subject_that_ends_voids_the_trial(bench, unique_prefix):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.aggregates import Aggregate, AggregateState, Window
 from engine.arrival import (
     FIRST,
     HOPS,
@@ -33,6 +35,7 @@ from engine.outcomes import Outcome
 from engine.profile import Profile
 from engine.record import Headers, Output, Record
 from engine.rejects import Reject
+from engine.repertoire import ProfileRules
 from engine.signal import Signal
 from tests.engine.strategies import TEXT
 from tests.repertoires import START_MS, Builder, a_signal
@@ -166,6 +169,33 @@ def test_a_damaged_merge_is_rejected(at: int, change: int) -> None:
     value = bytearray(output.value)
     value[at % len(value)] ^= change
     assert refused(read(msgspec.structs.replace(output, value=bytes(value)))).code == "malformed"
+
+
+COUNTED = Aggregate(name="signals", function="count", window=Window("lifetime"))
+FORGED: list[tuple[str, Any]] = [
+    ("no version", {"customer_id": "a"}),
+    ("no customer", (1, {})),
+    ("a customer that is no text", (1, {"customer_id": 5})),
+    ("text that is not UTF-8", msgspec.Raw(b"\x92\x01\x81\xabcustomer_id\xa1\xff")),
+    ("deeper than can be read", msgspec.Raw(b"\x92\x01\x82\xabcustomer_id\xa1a\xa6traits\x81\xa1a" + b"\x91" * 9_999)),
+    ("a list for a set of traits", (1, {"customer_id": "a", "traits": [1]})),
+    ("a clock beyond all dates", (1, {"customer_id": "a", "now_ms": 2**62})),
+    ("more dropped than can be counted", (1, {"customer_id": "a", "dropped": {"traits": 2**63}})),
+    ("cells of another form", (1, Profile(customer_id="a", aggregates={"signals": AggregateState(COUNTED.tag, 1, 0)}))),
+]
+FORGED[-1][1][1].aggregates["signals"].cells[""] = {0: [1, 2]}
+
+
+@pytest.mark.parametrize("forged", [each[1] for each in FORGED], ids=[each[0] for each in FORGED])
+def test_a_merge_that_nobody_can_have_sent_is_rejected(forged: Any) -> None:
+    """Its checksum is right, and it is no profile all the same: a reject, and no end of the worker."""
+    rules = ProfileRules(aggregates=(COUNTED,))
+    repertoire = msgspec.structs.replace(REPERTOIRE, profile=rules)
+    body = msgspec.msgpack.encode(forged)
+    value = msgspec.msgpack.encode((zlib.crc32(body), body))
+    found = arrive(Record("customers", 1, 9, START_MS, b"u1", value, ((KIND, b"merge"),)), repertoire)
+    assert isinstance(found, Reject)
+    assert found.code == "malformed"
 
 
 def test_a_merge_of_a_later_schema_is_not_lost() -> None:
