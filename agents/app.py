@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any
 
 import faust
@@ -19,7 +19,7 @@ from agents.settings import Settings
 
 _GENERATION_POLL_SECONDS = 0.02
 
-Agent = Callable[[AsyncIterable[Batch]], AsyncIterator[Batch]]
+Agent = Callable[[AsyncIterable[Batch]], Awaitable[None]]
 
 
 class App(faust.App):
@@ -68,13 +68,24 @@ class QuietMonitor(Monitor):
         """Nothing."""
 
 
-def batch_agent(process: Callable[[Batch], Any]) -> Agent:
-    """An agent that processes the batches of its stream one after another, and yields each when it is begun."""
+class Batches(faust.Schema):  # type: ignore[type-arg]
+    """Batches are passed on as they are: there is nothing to decode."""
 
-    async def agent(batches: AsyncIterable[Batch]) -> AsyncIterator[Batch]:
+    def compile(self, app: Any, **_: Any) -> Any:
+        """What makes the event of a message."""
+
+        async def event(message: Any, **_: Any) -> Any:
+            return app.create_event(None, message.value, None, message)
+
+        return event
+
+
+def batch_agent(process: Callable[[Batch], Awaitable[None]]) -> Agent:
+    """An agent that processes the batches of its stream one after another."""
+
+    async def agent(batches: AsyncIterable[Batch]) -> None:
         async for batch in batches:
             await process(batch)
-            yield batch
 
     return agent
 
@@ -92,7 +103,7 @@ def build_app(settings: Settings, engine: Engine, fail: Fail) -> App:
     app.ownership = Ownership(settings, engine, routes, metrics, fail)
     app.roles = {routes.topic(role): role for role in topics.READ_IN_BATCHES}
     for name, role in app.roles.items():
-        topic = app.topic(name, key_type=bytes, value_serializer="raw", acks=False, partitions=settings.partitions)
+        topic = app.topic(name, schema=Batches(), acks=False, partitions=settings.partitions)
         app.agent(topic, name=role)(batch_agent(app.ownership.process))
     _follow_group(app)
     return app

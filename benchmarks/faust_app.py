@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,6 +26,7 @@ def build_app(bootstrap: str, prefix: str, candidates: int, partitions: int) -> 
         f"{prefix}faust",
         broker=f"kafka://{bootstrap}",
         store="memory://",
+        datadir=tempfile.mkdtemp(prefix="faust-"),
         topic_partitions=partitions,
         topic_replication_factor=1,
         web_enabled=False,

@@ -20,7 +20,7 @@ from engine.calendar import DAY_MS
 
 MAX_TEXT_CHARS = 256  # longer texts are no keys and no values of `last`
 MAX_NUMBER = 1e300  # beyond it a number is no value: sums stay finite
-_EXACT_INT = 2**53  # larger integers are kept as floats, so that every state can be encoded
+MOST = 2**53  # larger integers are kept as floats, so that every state can be encoded
 
 _ADDING = frozenset({"count", "sum", "mean", "rate"})
 _ZERO_WHEN_EMPTY = frozenset({"count", "sum", "distinct", "rate"})
@@ -61,16 +61,18 @@ class Window(Struct, frozen=True, dict=True):
         return self.window_ms if self.kind == "tumbling" else 0
 
     @cached_property
-    def _kept_ms(self) -> int:
-        return self.window_ms - 1 if self.kind == "sliding" else 0
+    def bucket(self) -> Callable[[int], int]:
+        """Of a moment: the number of the bucket an event at that time belongs to."""
+        return self._numbered_from(self.offset_ms)
 
-    def bucket(self, at_ms: int) -> int:
-        """The number of the bucket an event at `at_ms` belongs to."""
-        return (at_ms - self.offset_ms) // self.bucket_ms if self.bucket_ms else 0
+    @cached_property
+    def first_bucket(self) -> Callable[[int], int]:
+        """Of a moment: the oldest bucket that is still in the window then."""
+        return self._numbered_from(self.offset_ms + (self.window_ms - 1 if self.kind == "sliding" else 0))
 
-    def first_bucket(self, as_of_ms: int) -> int:
-        """The oldest bucket still in the window at `as_of_ms`."""
-        return (as_of_ms - self._kept_ms - self.offset_ms) // self.bucket_ms if self.bucket_ms else 0
+    def _numbered_from(self, start_ms: int) -> Callable[[int], int]:
+        bucket_ms = self.bucket_ms
+        return (lambda at_ms: (at_ms - start_ms) // bucket_ms) if bucket_ms else (lambda _: 0)
 
 
 class Aggregate(Struct, frozen=True, kw_only=True, dict=True):
@@ -115,13 +117,18 @@ class Aggregate(Struct, frozen=True, kw_only=True, dict=True):
         return int.from_bytes(blake2b(repr((meaning, self.window)).encode(), digest_size=4).digest())
 
     @cached_property
+    def empty(self) -> int | None:
+        """What it is of nothing."""
+        return 0 if self.function in _ZERO_WHEN_EMPTY else None
+
+    @cached_property
     def algebra(self) -> Algebra:
         """How its cells are made, combined and read."""
         window = self.window
         return algebra_of(self.function, window.kind, window.window_ms, self.per_ms, self.of is not None)
 
 
-class AggregateState(Struct, array_like=True):
+class AggregateState(Struct, array_like=True, gc=False):
     """What one customer's profile keeps of one aggregate.
 
     `cells`: key -> bucket -> cell (for `distinct`: key -> hash -> newest bucket); the key is "" without `by`.
@@ -157,7 +164,9 @@ def fold(definition: Aggregate, state: AggregateState | None, scope: Any, event_
         state = AggregateState(definition.tag, event_time_ms, definition.window.first_bucket(event_time_ms))
     elif event_time_ms > state.newest_ms:
         state.newest_ms = event_time_ms
-        _raise_floor(definition, state, definition.window.first_bucket(event_time_ms))
+        first = definition.window.first_bucket(event_time_ms)
+        if first > state.floor:
+            _drop_below(definition, state, first)
     _put(definition, state, key, value, event_time_ms)
     return state
 
@@ -169,12 +178,12 @@ def value(definition: Aggregate, state: AggregateState | None, now_ms: int, key:
     None. When `truncated`, `distinct` is a lower bound and the value over all keys covers those kept.
     """
     if state is None or state.tag != definition.tag:
-        return _empty(definition)
+        return definition.empty
     chosen = list(state.cells.values()) if key is None else [state.cells.get(key, {})]
     found = _read(definition, state, chosen, now_ms)
     if found is None and key is not None and truncated(definition, state, now_ms):
         return None
-    return _empty(definition) if found is None else found
+    return definition.empty if found is None else found
 
 
 def breakdown(definition: Aggregate, state: AggregateState | None, now_ms: int) -> dict[str, Scalar]:
@@ -225,11 +234,31 @@ def merge(definition: Aggregate, a: AggregateState, b: AggregateState) -> Aggreg
     return merged
 
 
+def is_of(definition: Aggregate, state: AggregateState) -> bool:
+    """Whether a decoded state is one `fold` can have made; of another definition's, which counts for nothing, True."""
+    if state.tag != definition.tag:
+        return True
+    text = definition.function == "last"
+    example = definition.algebra.cell("" if text else 1, 0)
+    cells = [cell for kept in state.cells.values() for cell in kept.values()]
+    return 0 <= state.late <= MOST and all(_is_like(cell, example) for cell in cells)
+
+
+def _is_like(cell: Any, example: Any) -> bool:
+    """Whether a cell has the form of another; a text stands for any scalar."""
+    if isinstance(example, tuple):
+        return isinstance(cell, (list, tuple)) and len(cell) == len(example) and all(map(_is_like, cell, example))
+    if isinstance(cell, str):
+        return isinstance(example, str)
+    return isinstance(cell, (int, float)) and (isinstance(cell, float) or -MOST <= cell <= MOST)
+
+
 def trim(definition: Aggregate, state: AggregateState, now_ms: int) -> None:
     """Drop what has left the window at `now_ms`, before writing. No value at `now_ms` or later changes."""
     if state.tag == definition.tag:
-        as_of_ms = max(state.newest_ms, now_ms)
-        _raise_floor(definition, state, definition.window.first_bucket(as_of_ms))
+        first = definition.window.first_bucket(max(state.newest_ms, now_ms))
+        if first > state.floor:
+            _drop_below(definition, state, first)
 
 
 class Values(dict[str, Any]):
@@ -242,7 +271,6 @@ class Values(dict[str, Any]):
     __slots__ = ("_definitions", "_now_ms", "_states")
 
     def __init__(self, definitions: Mapping[str, Aggregate], states: Mapping[str, AggregateState], now_ms: int) -> None:
-        super().__init__()
         self._definitions, self._states, self._now_ms = definitions, states, now_ms
 
     def __missing__(self, name: str) -> Any:
@@ -273,9 +301,8 @@ class _KeyValues(dict[str, Scalar]):
 
 
 def _value_of(definition: Aggregate, scope: Any) -> Scalar | None:
-    if definition.of is None:
-        return 1
-    return _VALUES.get(definition.function, _number)(definition.of(scope))
+    of = definition.of
+    return 1 if of is None else _VALUES.get(definition.function, _number)(of(scope))
 
 
 def _present(raw: Any) -> int | None:
@@ -286,7 +313,7 @@ def _number(raw: Any) -> float | int | None:
     """The number if it is finite and no bool; integers beyond a float's 53 bits become floats."""
     if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not -MAX_NUMBER <= raw <= MAX_NUMBER:
         return None
-    return raw if isinstance(raw, float) or -_EXACT_INT <= raw <= _EXACT_INT else float(raw)
+    return raw if isinstance(raw, float) or -MOST <= raw <= MOST else float(raw)
 
 
 def _scalar(raw: Any) -> Scalar | None:
@@ -298,7 +325,7 @@ def _scalar(raw: Any) -> Scalar | None:
 def _key(raw: Any) -> str | None:
     """The key of a breakdown: numbers and bools as text, 1.0 as `1`."""
     scalar = _scalar(raw)
-    if isinstance(scalar, float) and scalar.is_integer() and abs(scalar) <= _EXACT_INT:
+    if isinstance(scalar, float) and scalar.is_integer() and abs(scalar) <= MOST:
         scalar = int(scalar)
     return None if scalar is None else str(scalar)
 
@@ -315,18 +342,18 @@ _VALUES: dict[str, Callable[[Any], Scalar | None]] = {"count": _present, "last":
 
 
 def _put(definition: Aggregate, state: AggregateState, key: str, value: Scalar, event_time_ms: int) -> None:
-    bucket = definition.window.bucket(event_time_ms)
+    bucket, distinct = definition.window.bucket(event_time_ms), definition.function == "distinct"
     if bucket < state.floor:
         state.late += 1
         return
-    cells = state.cells.setdefault(key, {})
-    if definition.function == "distinct":
-        _place(definition, cells, int(value), bucket)
-    else:
-        _place(definition, cells, bucket, definition.algebra.cell(value, event_time_ms))
+    cells = state.cells.get(key)
+    if cells is None:
+        cells = state.cells[key] = {}
+    slot, cell = (int(value), bucket) if distinct else (bucket, definition.algebra.cell(value, event_time_ms))
+    _place(definition, cells, slot, cell)
     if definition.by is not None:
         state.seen_ms[key] = max(event_time_ms, state.seen_ms.get(key, event_time_ms))
-    if len(state.cells) > definition.max_keys or definition.function == "distinct":
+    if distinct or len(state.cells) > definition.max_keys:
         _make_room(definition, state)
 
 
@@ -349,10 +376,9 @@ def _inside(definition: Aggregate, cells: dict[int, Any], first: int) -> dict[in
     return {bucket: cell for bucket, cell in cells.items() if bucket >= first}
 
 
-def _raise_floor(definition: Aggregate, state: AggregateState, floor: int) -> None:
-    if floor > state.floor:
-        state.floor = floor
-        _drop_left(definition, state)
+def _drop_below(definition: Aggregate, state: AggregateState, floor: int) -> None:
+    state.floor = floor
+    _drop_left(definition, state)
 
 
 def _drop_left(definition: Aggregate, state: AggregateState) -> None:
@@ -387,19 +413,18 @@ def _note_lost(state: AggregateState, bucket: int) -> None:
     state.lost = bucket if state.lost is None else max(state.lost, bucket)
 
 
-def _empty(definition: Aggregate) -> int | None:
-    return 0 if definition.function in _ZERO_WHEN_EMPTY else None
-
-
 def _read(definition: Aggregate, state: AggregateState, chosen: Sequence[dict[int, Any]], now_ms: int) -> Scalar | None:
     """The value over some keys' cells that are in the window; None when there are none."""
     as_of_ms = max(state.newest_ms, now_ms)
     first = definition.window.first_bucket(as_of_ms)
-    inside = chosen if first <= state.floor else [_inside(definition, cells, first) for cells in chosen]
     if definition.function == "distinct":
+        inside = [_inside(definition, cells, first) for cells in chosen]
         return len(set().union(*inside)) if any(inside) else None
-    found = list(inside[0].values()) if len(inside) == 1 else [cell for cells in inside for cell in cells.values()]
+    if first > state.floor:
+        found = [cell for cells in chosen for bucket, cell in cells.items() if bucket >= first]
+    else:
+        found = [cell for cells in chosen for cell in cells.values()]
     if not found:
         return None
-    algebra = definition.algebra
-    return algebra.value(found[0] if len(found) == 1 else reduce(algebra.combine, found), as_of_ms)
+    _, combine, read = definition.algebra
+    return read(reduce(combine, found), as_of_ms)

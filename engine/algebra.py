@@ -49,14 +49,21 @@ def _decayed(function: Function, half_life_ms: int, per_ms: int) -> Algebra:
     """
     scale = per_ms * log(2) / half_life_ms if function == "rate" else 1.0
 
-    def combine(a: Any, b: Any) -> Any:
+    def combine_means(a: Any, b: Any) -> Any:
         if a[0] < b[0]:
             a, b = b, a
         weight = 2.0 ** ((b[0] - a[0]) / half_life_ms)
-        return (a[0], *(x + y * weight for x, y in zip(a[1:], b[1:], strict=True)))
+        return a[0], a[1] + b[1] * weight, a[2] + b[2] * weight
+
+    def combine(a: Any, b: Any) -> Any:
+        if a[0] < b[0]:
+            a, b = b, a
+        return a[0], a[1] + b[1] * 2.0 ** ((b[0] - a[0]) / half_life_ms)
 
     if function == "mean":
-        return Algebra(lambda value, at_ms: (at_ms, float(value), 1.0), combine, lambda cell, _as_of: cell[1] / cell[2])
+        return Algebra(
+            lambda value, at_ms: (at_ms, float(value), 1.0), combine_means, lambda cell, _as_of: cell[1] / cell[2]
+        )
     return Algebra(
         lambda value, at_ms: (at_ms, float(value)),
         combine,

@@ -27,7 +27,7 @@ Weights = Sequence[tuple[Scope, float]]
 Column = npt.NDArray[np.float64]
 
 
-class Scored(msgspec.Struct, frozen=True):
+class Scored(msgspec.Struct, frozen=True, gc=False):
     """A candidate with its four factors and its priority."""
 
     candidate: Candidate
@@ -107,21 +107,22 @@ def rank(
     worth, repertoire = candidates.pool.part(worth_of), candidates.pool.repertoire
     weights = _context_weights(settings, truths)
     influencing = influences(settings.influencers, profile, repertoire) if settings.lever else ()
-    factors = Factors(
+    unordered = Factors(
         propensity=propensities if settings.propensity else 1.0,
         context_weight=_factor(candidates, None, weights),
         value=_values(candidates, worth, context) if settings.value else 1.0,
         lever=_factor(candidates, worth, influencing) if settings.lever else 1.0,
         priority=propensities,
     )
-    factors = factors._replace(priority=_priorities(candidates, factors, settings, context))
+    priority = _priorities(candidates, unordered, settings, context)
+    factors = Factors(*unordered[:-1], priority)
     # Rows are in the order of ids, and sorting keeps it where priorities are equal.
     if worth.mandatory is None:
-        order = (-factors.priority).argsort(kind="stable")
+        order = (-priority).argsort(kind="stable")
     else:
-        order = np.lexsort((-factors.priority, ~worth.mandatory[candidates.rows]))
-    if not math.isfinite(factors.priority.sum()):
-        known = np.isfinite(factors.priority)
+        order = np.lexsort((-priority, ~worth.mandatory[candidates.rows]))
+    if not math.isfinite(np.add.reduce(priority)):
+        known = np.isfinite(priority)
         _tell_unknown(candidates, factors, known, rejections)
         order = order[known[order]]
     return Ranked(candidates, factors, order, draws)
@@ -271,7 +272,7 @@ def _coverage(pool: Pool) -> dict[Scope, npt.NDArray[np.bool_]]:  # noqa: ARG001
 def _values(candidates: Selection, worth: Worth, context: Context) -> Column:
     """The value of each candidate; no number where it cannot be computed."""
     if not worth.formulas:
-        return worth.values[candidates.rows]
+        return worth.values.take(candidates.rows)
     values, asked = worth.values.copy(), None
     for expression, by_action, rows in worth.formulas:
         if not by_action and len(worth.formulas) <= _FEW:
@@ -285,7 +286,7 @@ def _values(candidates: Selection, worth: Worth, context: Context) -> Column:
                 values[row] = _computed(expression, scope)
         elif needed:
             values[rows] = _computed(expression, context)
-    return values[candidates.rows]
+    return values.take(candidates.rows)
 
 
 def _computed(expression: Expression, scope: Context) -> float:

@@ -36,7 +36,7 @@ class Spending(msgspec.Struct, array_like=True):
 Budgets = MutableMapping[str, Spending]
 
 
-class Share(msgspec.Struct, frozen=True):
+class Share(msgspec.Struct, frozen=True, gc=False):
     """Which share of every budget a partition owns."""
 
     partition: int

@@ -121,7 +121,19 @@ def format_rfc3339(ms: int) -> str:
     >>> format_rfc3339(1)
     '1970-01-01T00:00:00.001Z'
     """
-    return (_EPOCH_NAIVE + ms * _MS).isoformat(timespec="milliseconds") + "Z"
+    minute, rest_ms = divmod(ms, MINUTE_MS)
+    day, minute = divmod(minute, _MINUTES_A_DAY)
+    second, rest_ms = divmod(rest_ms, SECOND_MS)
+    return f"{_date(day)}{_CLOCK[minute]}{second:02}.{rest_ms:03}Z"
+
+
+_CLOCK = [f"T{minute // 60:02}:{minute % 60:02}:" for minute in range(_MINUTES_A_DAY)]
+
+
+@lru_cache(maxsize=1_024)
+def _date(day: int) -> str:
+    """The date so many days after the epoch."""
+    return (_EPOCH_NAIVE + day * _DAY).date().isoformat()
 
 
 def format_day(ms: int, tz: tzinfo) -> str:

@@ -109,7 +109,7 @@ def select(candidates: Iterable[Candidate], repertoire: Repertoire) -> Selection
 def indices_of(candidates: Sequence[Candidate]) -> Rows:
     """Places of candidates in `Repertoire.candidates`."""
     if isinstance(candidates, Selection):
-        return candidates.pool.indices[candidates.rows]
+        return candidates.pool.indices.take(candidates.rows)
     return np.fromiter([each.index for each in candidates], dtype=np.intp, count=len(candidates))
 
 
@@ -213,7 +213,6 @@ class Rejection(msgspec.Struct, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Rejection).decode
-_NUMBERS = {stage: number for number, stage in enumerate(STAGES)}
 
 
 class Rejections(Lazy[Rejection]):
@@ -221,9 +220,9 @@ class Rejections(Lazy[Rejection]):
 
     __slots__ = ("_counts", "_texts")
 
-    def __init__(self, texts: Iterable[bytes] = ()) -> None:
-        self._texts = list(texts)
-        self._counts = [0] * len(STAGES)
+    def __init__(self) -> None:
+        self._texts: list[bytes] = []
+        self._counts: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -239,22 +238,19 @@ class Rejections(Lazy[Rejection]):
 
     def counts(self) -> Mapping[str, int]:
         """How many candidates each stage left out."""
-        return {stage: count for stage, count in zip(STAGES, self._counts, strict=True) if count}
+        return self._counts
 
     def add(self, action: str, stage: str, reason: str) -> None:
         """Note that one was left out."""
-        self._texts.append(text_of(action, stage, reason))
-        self._counts[_NUMBERS[stage]] += 1
+        self.add_texts([text_of(action, stage, reason)], {stage: 1})
 
-    def add_texts(self, stage: int, texts: Sequence[bytes]) -> None:
-        """Note several of one stage, by its number."""
+    def add_texts(self, texts: Iterable[bytes], counts: Mapping[str, int]) -> None:
+        """Note several, and how many are of a stage."""
         self._texts += texts
-        self._counts[stage] += len(texts)
-
-    def add_counted(self, texts: Iterable[bytes], counts: Sequence[int]) -> None:
-        """Note several, and how many are of each stage."""
-        self._texts += texts
-        self._counts = [one + other for one, other in zip(self._counts, counts, strict=True)]
+        known = self._counts
+        for stage, count in counts.items():
+            if count:
+                known[stage] = known.get(stage, 0) + count
 
     def add_missing(self, others: Rejections) -> None:
         """Note those of others that are not noted yet."""

@@ -14,7 +14,7 @@ from engine.exploration import mixed
 from engine.repertoire import Candidate, Exploration
 
 
-class Options(msgspec.Struct, frozen=True):
+class Options(msgspec.Struct, frozen=True, gc=False):
     """What may be chosen, the best first. `own`: each one's chance for this customer, adding up to 1.
 
     `overall`: the same over customers in model control and others, which is what a decision logs.
@@ -62,13 +62,17 @@ def is_mandatory(candidate: Candidate) -> bool:
 
 def certain(contenders: Ranked) -> Options:
     """The first of the contenders for certain."""
-    chances = [1.0] + [0.0] * (len(contenders) - 1)
+    chances = _first_of(len(contenders))
     return Options(contenders, chances, chances)
+
+
+def _first_of(count: int) -> list[float]:
+    return [1.0] + [0.0] * (count - 1)
 
 
 def greedy(contenders: Ranked, exploration: Exploration) -> Options:
     """The first of the contenders, but for what is left to pure chance among them."""
-    chances = mixed(certain(contenders).own, exploration.epsilon, exploration.floor)
+    chances = mixed(_first_of(len(contenders)), exploration.epsilon, exploration.floor)
     return Options(contenders, chances, chances)
 
 

@@ -109,9 +109,14 @@ def _later(one: Statement, other: Statement) -> Statement:
 
 def verdict(ledgers: list[Ledger], channel: str, purpose: str, now_ms: int) -> Verdict:
     """What the customer allows: True, False, or None when nothing was ever said about it."""
+    keys = _keys(channel, purpose)
     allowed, deciding = None, None
     for ledger in ledgers:
-        said = _latest(ledger, channel, purpose)
+        said = None
+        for key in keys:
+            each = ledger.get(key)
+            if each is not None:
+                said = each if said is None else _later(said, each)
         if said is None:
             continue
         if not said.allows(now_ms):
@@ -124,15 +129,6 @@ def verdict(ledgers: list[Ledger], channel: str, purpose: str, now_ms: int) -> V
 def _keys(channel: str, purpose: str) -> tuple[str, ...]:
     """The keys of statements that speak of a channel and purpose."""
     return f"{channel}/{purpose}", f"{channel}/{ANY}", f"{ANY}/{purpose}", f"{ANY}/{ANY}"
-
-
-def _latest(ledger: Ledger, channel: str, purpose: str) -> Statement | None:
-    found = None
-    for key in _keys(channel, purpose):
-        said = ledger.get(key)
-        if said is not None:
-            found = said if found is None else _later(found, said)
-    return found
 
 
 def merge_ledgers(ours: list[Ledger], theirs: list[Ledger]) -> list[Ledger]:

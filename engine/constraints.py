@@ -6,7 +6,7 @@ records has the numbers in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from typing import NamedTuple, TypeVar
 
@@ -18,10 +18,8 @@ from engine import budgets, consent, history
 from engine.budgets import Budgets, Share
 from engine.calendar import calendar_start_ms, format_day, format_duration, format_rfc3339, quiet_until_ms
 from engine.candidates import (
-    STAGES,
     Pool,
     Rejections,
-    Rows,
     Selection,
     is_sent,
     named,
@@ -49,7 +47,7 @@ Pauses = dict[tuple[str, str], int]
 """Action or group, and channel (empty for all) → when its pause ends."""
 
 
-class Surroundings(msgspec.Struct, frozen=True):
+class Surroundings(msgspec.Struct, frozen=True, gc=False):
     """What constraints consult besides the candidate, at one moment.
 
     `zones`: all that could be the recipient's. `in_slot`: the choice is shown where the customer came, not sent.
@@ -81,29 +79,17 @@ def permit(candidates: Selection, around: Surroundings, rejections: Rejections) 
     held, paused = _held(covering, around), _paused(covering, around)
     if not held and not paused:
         return candidates
-    classes = covering.classes[rows]
-    left_out = _among(held, len(covering.rules))[classes]
-    if paused:
-        left_out |= _among(paused, len(covering.classes))[rows]
-    whom = zip(rows[left_out].tolist(), classes[left_out].tolist(), strict=True)
-    covering.tell([(row, _first_of(held.get(each), paused.get(row), around)) for row, each in whom], rejections)
-    return candidates.keep(~left_out)
-
-
-def _among(places: Iterable[int], count: int) -> npt.NDArray[np.bool_]:
-    """Whether a number below `count` is one of these."""
-    flags = bytearray(count)
-    for place in places:
-        flags[place] = 1
-    return np.frombuffer(flags, dtype=np.bool_)
-
-
-def _first_of(held: Held, pause: Pause | None, around: Surroundings) -> tuple[str, str]:
-    """Pauses come after consent and before everything else."""
-    if held is not None and (pause is None or held[0] == "consent"):
-        return held
-    assert pause is not None
-    return "contact-policy", _suppression_reason(*pause, around)
+    flags = bytearray(len(covering.candidates))
+    for row in paused:
+        flags[row] = 1
+    left_out = np.frombuffer(flags, dtype=np.bool_)
+    for each in held:
+        left_out |= covering.members[each]
+    mask = left_out.take(rows)
+    whom = rows[mask].tolist()
+    waiting = {row: _suppression_reason(*paused[row], around) for row in whom if row in paused}
+    covering.tell(whom, held, waiting, rejections)
+    return candidates.keep(~mask)
 
 
 class _Found(NamedTuple):
@@ -153,37 +139,59 @@ def _verdict(rules: CoveringRules, found: _Found, around: Surroundings) -> Held:
 class Covering(NamedTuple):
     """The rules that speak of the candidates of a pool: most of them share theirs with many others.
 
-    `classes`: the place in `rules` of each row's. `purposes`, `limits`, `quiet`, `budgets`: all that any of the rules
-    asks about: channels with their purposes, contact limits, channels with quiet hours, budgets with what a candidate
-    uses of them. `subjects`: rows by what pauses speak of: the level, its action or group, and a channel, empty for
-    all. `prefixes`: how the rejection of a row begins, by stage and row, as far as it was asked for.
+    `classes`: the place in `rules` of each row's; `members`: the rows of each place, as a mask. `purposes`, `limits`,
+    `quiet`, `budgets`: all that any of the rules asks about: channels with their purposes, contact limits, channels
+    with quiet hours, budgets with what a candidate uses of them. `subjects`: rows by what pauses speak of: the level,
+    its action or group, and a channel, empty for all. `prefixes`: how the rejection of each row begins, by stage, as
+    far as it was asked for.
     """
 
     candidates: Sequence[Candidate]
     rules: Sequence[CoveringRules]
-    classes: Rows
+    classes: Sequence[int]
+    members: Sequence[npt.NDArray[np.bool_]]
     purposes: Sequence[tuple[str, str]]
     limits: Sequence[ContactLimit]
     quiet: Sequence[str]
     budgets: Sequence[tuple[BudgetRule, float]]
     subjects: Mapping[tuple[str, str, str], Sequence[int]]
-    prefixes: dict[tuple[str, int], bytes]
+    prefixes: dict[str, Sequence[bytes]]
 
-    def tell(self, held: Sequence[tuple[int, tuple[str, str]]], rejections: Rejections) -> None:
-        """Note the rows that are held back, with stage and reason."""
-        counts, texts = [0] * len(STAGES), []
-        suffixes: dict[str, bytes] = {}
-        for row, (stage, reason) in held:
-            prefix, suffix = self.prefixes.get((stage, row)), suffixes.get(reason)
-            if prefix is None:
-                each = self.candidates[row]
-                prefix = text_prefix(each.action.id, stage, f"{each.treatment.id}: ")
-                self.prefixes[stage, row] = prefix
-            if suffix is None:
-                suffix = suffixes[reason] = text_suffix(reason)
-            texts.append(prefix + suffix)
-            counts[STAGES.index(stage)] += 1
-        rejections.add_counted(texts, counts)
+    def tell(
+        self,
+        rows: Sequence[int],
+        held: Mapping[int, tuple[str, str]],
+        paused: Mapping[int, str],
+        rejections: Rejections,
+    ) -> None:
+        """Note the rows that are held back, by what holds their class, or by the reason for which they are paused."""
+        classes, texts = self.classes, []
+        of_class = {each: self._said(*reason) for each, reason in held.items()}
+        counts: dict[str, int] = {}
+        for row in rows:
+            said, pause = of_class.get(classes[row]), paused.get(row)
+            # Pauses come after consent and before everything else.
+            if pause is not None and (said is None or said.stage != "consent"):
+                said = self._said("contact-policy", pause)
+            assert said is not None
+            texts.append(said.prefixes[row] + said.suffix)
+            counts[said.stage] = counts.get(said.stage, 0) + 1
+        rejections.add_texts(texts, counts)
+
+    def _said(self, stage: str, reason: str) -> _Said:
+        prefixes = self.prefixes.get(stage)
+        if prefixes is None:
+            prefixes = [text_prefix(each.action.id, stage, f"{each.treatment.id}: ") for each in self.candidates]
+            self.prefixes[stage] = prefixes
+        return _Said(stage, prefixes, text_suffix(reason))
+
+
+class _Said(NamedTuple):
+    """What is said of those held back for one reason: the stage, and the text in two parts."""
+
+    stage: str
+    prefixes: Sequence[bytes]
+    suffix: bytes
 
 
 def covering_of(pool: Pool) -> Covering:
@@ -200,7 +208,8 @@ def covering_of(pool: Pool) -> Covering:
     return Covering(
         candidates=pool.candidates,
         rules=rules,
-        classes=np.array(classes, dtype=np.intp),
+        classes=classes,
+        members=[np.array(classes, dtype=np.intp) == each for each in range(len(rules))],
         purposes=tuple(asking),
         limits=tuple({limit.id: limit for each in rules for limit in each.contact_limits}.values()),
         quiet=tuple({each.channel: None for each in rules if each.sent and channels[each.channel].quiet_hours}),

@@ -31,7 +31,7 @@ ROOTS = (
 Context = dict[str, Any]
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """What a `Decision Requested` asks for."""
 
     id: str | None

@@ -17,7 +17,7 @@ from engine.repertoire import Repertoire
 TYPE = b"batuta.decision"
 
 
-class Score(msgspec.Struct, frozen=True, rename="camel"):
+class Score(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """The four factors and the priority they make."""
 
     propensity: float
@@ -27,7 +27,7 @@ class Score(msgspec.Struct, frozen=True, rename="camel"):
     priority: float
 
 
-class Contender(msgspec.Struct, frozen=True):
+class Contender(msgspec.Struct, frozen=True, gc=False):
     """An action that lost, by how much, and the chance it had; None in decisions made before chances were told."""
 
     action: str
@@ -64,7 +64,7 @@ class Listing(Lazy[Rejection]):
 _read_listing = msgspec.json.Decoder(list[Rejection]).decode
 
 
-class Explanation(msgspec.Struct, frozen=True):
+class Explanation(msgspec.Struct, frozen=True, gc=False):
     """Why this and nothing else: how many actions were considered, what was left out where, what came next."""
 
     considered: int
@@ -86,7 +86,7 @@ class JourneyRef(msgspec.Struct, frozen=True):
     step: str
 
 
-class Decision(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+class Decision(msgspec.Struct, frozen=True, rename="camel", kw_only=True, gc=False):
     """Value of `batuta.decisions`. Without an action: nothing qualified, and `explanation` says why.
 
     `probability`: the chance that this treatment was chosen, given what the constraints left, under exploration
@@ -169,13 +169,13 @@ def contenders_of(options: Options, chosen: Scored | None, most: int) -> list[Co
     scored, found = options.scored, list[Contender]()
     if isinstance(scored, tuple):
         return found
-    pool, rows, priorities = scored.candidates.pool, scored.candidates.rows, scored.factors.priority
+    candidates, priorities = scored.candidates, scored.factors.priority
     index = None if chosen is None else chosen.candidate.index
     for place, at in enumerate(scored.order[: most + 1].tolist()):
-        candidate = pool.candidates[rows.item(at)]
-        if candidate.index != index and len(found) < most:
+        candidate = candidates.at(at)
+        if candidate.index != index:
             found.append(Contender(candidate.action.id, priorities.item(at), options.overall[place]))
-    return found
+    return found[:most]
 
 
 def score_of(scored: Scored) -> Score:

@@ -64,7 +64,7 @@ def sent_for(profile: Profile, record: Record) -> list[Output]:
 def forget_sent(profile: Profile, committed: Mapping[str, int]) -> None:
     """Drop what was sent for records that are committed."""
     if profile.outbox:
-        profile.outbox = [each for each in profile.outbox if not _is_committed(each, committed)]
+        profile.outbox = [each for each in profile.outbox if each.read_offset >= committed.get(each.read_topic, 0)]
 
 
 def _is_of(kept: Outbound, record: Record) -> bool:

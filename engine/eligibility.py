@@ -4,8 +4,9 @@ Each action meets the layers in that order and leaves at the first rule that is 
 evaluated is not true. Its dates come before them; after them the treatment's own rule, the reach of its channel, and
 content with nothing to show.
 
-A whole pool is asked at once: conditions are rows of an array and candidates its columns, and what is said of who
-leaves at a condition was written when the pool was compiled.
+A whole pool is asked at once. Each candidate has a few neighbouring bits of one long number, a bit per condition in
+the order they are asked, which is 1 when the condition is not met. What is said of who leaves at a condition was
+written when the pool was compiled.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.calendar import format_rfc3339
-from engine.candidates import STAGES, Pool, Rejections, Rows, Selection, select, text_of
+from engine.candidates import Pool, Rejections, Rows, Selection, select, text_of
 from engine.context import Context
 from engine.expression import Memo, Panel
 from engine.repertoire import Candidate, Repertoire, Treatment
 
 MAX_SHOWN = 200
 """Characters of a rule that a reason shows."""
-_ELIGIBILITY = STAGES.index("eligibility")
+_ELIGIBILITY = "eligibility"
+_Bits = npt.NDArray[np.bool_]
 _STARTS, _ENDS = -1, -2
 """Stand for predicates: the moment is not before, or is before, one of the action's dates."""
 
@@ -55,24 +57,15 @@ def _meeting(
     candidates: Selection, conditions: Conditions, context: Context, truths: Memo, rejections: Rejections
 ) -> Selection:
     """The candidates that meet all conditions; each other one leaves with the first that it does not meet."""
-    rows = candidates.rows
-    met, reasons = conditions.met(context, truths), conditions.reasons
-    if len(rows) != len(candidates.pool):
-        met, reasons = met[:, rows], reasons[:, rows]
-    holds = met[0].copy()
-    # How many conditions are met before the first that is not.
-    depth = holds.astype(np.int16)
-    for each in met[1:]:
-        holds &= each
-        depth += holds
-    failed = (~holds).nonzero()[0]
-    left = candidates.keep(holds) if len(failed) else candidates
-    told = reasons[depth[failed], failed]
+    first = conditions.first_unmet(candidates, context, truths)
+    bits = conditions.bits_of(first)
+    met = conditions.met(bits)
+    left = candidates if len(met) == len(candidates) else Selection(candidates.pool, met)
     lacking = _lacking(left, conditions.contents, context) if conditions.contents.alike else {}
     if not lacking:
-        conditions.tell(told, rejections)
+        conditions.tell(first, bits, rejections)
         return left
-    conditions.tell_in_order(dict(zip(rows[failed].tolist(), told.tolist(), strict=True)), lacking, rejections)
+    conditions.tell_in_order(bits, lacking, rejections)
     return left.keep(np.array([row not in lacking for row in left.rows.tolist()], dtype=np.bool_))
 
 
@@ -80,45 +73,67 @@ def _meeting(
 
 
 class Conditions(NamedTuple):
-    """What the candidates of a pool have to meet, a row per condition and a column per candidate.
+    """What the candidates of a pool have to meet, as bits of a number: `width` for each candidate, the lowest for the
+    condition asked first. The last is always 1: this is where one leaves who meets them all.
 
-    `asks`: the place of its predicate among the answers of `panel`. `reasons`: the place of its rejection among
-    `texts`, -1 where another treatment of the action tells it; `stages`: the stage of each, by number. `dates`: the
-    conditions about dates, by row, column, what they are and the moment. `shared`: whether any treatment leaves it to
-    another one to tell.
+    `panel`: marks the conditions that predicates leave unmet. `dates`: the bits of those about dates, what they are
+    and the moment. `first`, `last`: the first and the last bit of every candidate. `texts`: what is told, by condition.
+    `told`: the conditions whose rejection is told, as a mask; another treatment of the action tells the others.
+    `stages`: the told conditions of each stage.
     """
 
     panel: Panel
-    asks: Rows
-    reasons: Rows
+    width: int
+    dates: Sequence[tuple[int, int, int]]
+    first: int
+    last: int
     texts: npt.NDArray[np.object_]
-    stages: Rows
-    dates: Sequence[tuple[int, int, int, int]]
-    shared: bool
+    told: _Bits
+    stages: Mapping[str, int]
     contents: Contents
 
-    def met(self, context: Context, truths: Memo) -> npt.NDArray[np.bool_]:
-        """Which conditions are met by whom."""
-        met = truths.answer(self.panel).take(self.asks)
-        for row, column, kind, at_ms in self.dates:
-            met[row, column] = (context["now_ms"] >= at_ms) is (kind == _STARTS)
-        return met
+    def first_unmet(self, candidates: Selection, context: Context, truths: Memo) -> int:
+        """One bit for each of these candidates: where it leaves."""
+        unmet = truths.answer(self.panel).marked | self.last
+        for condition, kind, at_ms in self.dates:
+            if (context["now_ms"] >= at_ms) is not (kind == _STARTS):
+                unmet |= condition
+        # Taking 1 from each candidate's bits changes none above the lowest that is set: no candidate's are all 0.
+        lowest = unmet & ~(unmet - self.first)
+        if len(candidates) == len(candidates.pool):
+            return lowest
+        chosen = np.zeros(len(candidates.pool), dtype=np.bool_)
+        chosen[candidates.rows] = True
+        return lowest & _number_of(np.repeat(chosen, self.width))
 
-    def tell(self, told: Rows, rejections: Rejections) -> None:
-        """Note rejections by their places."""
-        if self.shared:
-            told = told[told >= 0]
-        counts = np.bincount(self.stages.take(told), minlength=len(STAGES))
-        rejections.add_counted(self.texts.take(told).tolist(), counts.tolist())
+    def bits_of(self, number: int) -> _Bits:
+        """The bits of all candidates, lowest first, as a mask."""
+        count = len(self.texts)
+        octets = np.frombuffer(number.to_bytes((count + 7) // 8, "little"), dtype=np.uint8)
+        return np.unpackbits(octets, count=count, bitorder="little").view(np.bool_)
 
-    def tell_in_order(self, told: Mapping[int, int], lacking: Mapping[int, bytes], rejections: Rejections) -> None:
-        """Note rejections by their places, among them those for lack of content, in the order of the rows."""
+    def met(self, bits: _Bits) -> Rows:
+        """The rows of those who meet all, by where each leaves."""
+        return bits[self.width - 1 :: self.width].nonzero()[0]
+
+    def tell(self, first: int, bits: _Bits, rejections: Rejections) -> None:
+        """Note who leaves where; `bits`: of `first`, which is quicker to count in."""
+        counts = {stage: (first & conditions).bit_count() for stage, conditions in self.stages.items()}
+        rejections.add_texts(self.texts[bits & self.told].tolist(), counts)
+
+    def tell_in_order(self, bits: _Bits, lacking: Mapping[int, bytes], rejections: Rejections) -> None:
+        """Note who leaves where, and among them those for lack of content, in the order of the rows."""
+        told = {each // self.width: each for each in (bits & self.told).nonzero()[0].tolist()}
         for row in sorted([*told, *lacking]):
-            place = told.get(row, -1)
             if row in lacking:
-                rejections.add_texts(_ELIGIBILITY, [lacking[row]])
-            elif place >= 0:
-                rejections.add_texts(int(self.stages[place]), [self.texts[place]])
+                rejections.add_texts([lacking[row]], {_ELIGIBILITY: 1})
+            else:
+                stage = next(stage for stage, conditions in self.stages.items() if conditions >> told[row] & 1)
+                rejections.add_texts([self.texts[told[row]]], {stage: 1})
+
+
+def _number_of(bits: _Bits) -> int:
+    return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
 
 
 def conditions_of(pool: Pool) -> Conditions:
@@ -132,7 +147,7 @@ def _conditions_of_offering(pool: Pool) -> Conditions:
 
 class _Condition(NamedTuple):
     predicate: int
-    stage: int
+    stage: str
     reason: str
     at_ms: int = 0
     of_action: bool = False
@@ -141,31 +156,35 @@ class _Condition(NamedTuple):
 def _compile(pool: Pool, *, engagement: bool) -> Conditions:
     repertoire = pool.repertoire
     columns = [_conditions(each, repertoire, engagement=engagement) for each in pool]
-    asked = dict.fromkeys(each.predicate for column in columns for each in column if each.predicate >= 0)
-    panel = repertoire.predicates.panel(asked)
-    shape = max([1, *map(len, columns)]), len(columns)
-    asks = np.full(shape, len(panel.places), dtype=np.intp)
-    reasons = np.full(shape, -1, dtype=np.intp)
-    texts: list[bytes] = []
-    stages: list[int] = []
-    dates: list[tuple[int, int, int, int]] = []
-    told = None
-    for at, (candidate, column) in enumerate(zip(pool, columns, strict=True)):
+    width = max(map(len, columns), default=0) + 1
+    texts = np.empty(len(columns) * width, dtype=object)
+    marks: dict[int, int] = {}
+    stages: dict[str, int] = {}
+    dates: list[tuple[int, int, int]] = []
+    teller = None
+    for row, (candidate, column) in enumerate(zip(pool, columns, strict=True)):
         # Treatments of an action stand side by side: the first tells why the action leaves.
-        first, told = candidate.action is not told, candidate.action
-        for row, each in enumerate(column):
+        tells, teller = candidate.action is not teller, candidate.action
+        for place, each in enumerate(column, row * width):
             if each.predicate >= 0:
-                asks[row, at] = panel.places[each.predicate]
+                marks[each.predicate] = marks.get(each.predicate, 0) | 1 << place
             else:
-                dates.append((row, at, each.predicate, each.at_ms))
-            if first or not each.of_action or not engagement:
-                reasons[row, at] = len(texts)
-                texts.append(text_of(candidate.action.id, STAGES[each.stage], each.reason))
-                stages.append(each.stage)
-    shared = len(texts) < sum(map(len, columns))
-    held = np.empty(len(texts), dtype=object)
-    held[:] = texts
-    return Conditions(panel, asks, reasons, held, np.array(stages, dtype=np.intp), dates, shared, _contents(pool))
+                dates.append((1 << place, each.predicate, each.at_ms))
+            if tells or not each.of_action or not engagement:
+                texts[place] = text_of(candidate.action.id, each.stage, each.reason)
+                stages[each.stage] = stages.get(each.stage, 0) | 1 << place
+    every = sum(1 << row * width for row in range(len(columns)))
+    return Conditions(
+        panel=repertoire.predicates.panel(marks, marks),
+        width=width,
+        dates=dates,
+        first=every,
+        last=every << (width - 1),
+        texts=texts,
+        told=np.array([text is not None for text in texts.tolist()], dtype=np.bool_),
+        stages=stages,
+        contents=_contents(pool),
+    )
 
 
 def _conditions(candidate: Candidate, repertoire: Repertoire, *, engagement: bool) -> list[_Condition]:
@@ -180,7 +199,7 @@ def _conditions(candidate: Candidate, repertoire: Repertoire, *, engagement: boo
         found.append(of_action(_ENDS, _ELIGIBILITY, f"ended on {format_rfc3339(action.ends_ms)}", action.ends_ms))
     for predicate, (layer, where) in action.engagement.origins.items() if engagement else ():
         reason = f"{where}: not true: {shown(predicates.source(predicate))}"
-        found.append(of_action(predicate, STAGES.index(layer), reason))
+        found.append(of_action(predicate, layer, reason))
     reachable = repertoire.channels[treatment.channel].reachable
     said = f"{treatment.id}: "
     for rule, what in ((treatment.when, "not true"), (reachable, f"{treatment.channel} does not reach")):
@@ -234,7 +253,7 @@ def _lacking(candidates: Selection, contents: Contents, context: Context) -> dic
                 if short and reason is None:
                     break
             if reason is not None:
-                found[row] = text_of(each.action.id, STAGES[_ELIGIBILITY], f"{each.treatment.id}: {reason}")
+                found[row] = text_of(each.action.id, _ELIGIBILITY, f"{each.treatment.id}: {reason}")
     return found
 
 

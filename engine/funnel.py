@@ -38,7 +38,7 @@ REQUEST = "request"
 """What stands for the trigger in the decisions of a request."""
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """One question: which of `pool` is best for this customer at this moment?
 
     `cause`: what the decisions' ids are made of, with trigger and placement. `limit`: most decisions to make.
@@ -238,7 +238,7 @@ def _reaches(candidate: Candidate, reach: float, funnel: Funnel) -> bool:
 # --- Ranking, in every arm that could have been ---
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Ranking(msgspec.Struct, frozen=True, gc=False):
     """What one arm would rank: `share` of customers see it. `settings`: its arbitration."""
 
     share: float

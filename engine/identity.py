@@ -45,7 +45,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     claim_offset: int
 
 
-class Identifier(msgspec.Struct, frozen=True):
+class Identifier(msgspec.Struct, frozen=True, gc=False):
     """An identifier: its kind and the key that stands for it everywhere."""
 
     kind: str

@@ -89,9 +89,14 @@ def decode_example(value: bytes) -> Example:
 
 def model_of(candidate: Candidate, repertoire: Repertoire) -> ModelRule | None:
     """The model that scores a candidate; None when none does."""
+    if not repertoire.models:
+        return None
     action = candidate.action
     names = (action.issue, action.group, action.id, action.tags, candidate.treatment.channel)
-    return next((each for each in repertoire.models if each.scope.covers(*names)), None)
+    for each in repertoire.models:
+        if each.scope.covers(*names):
+            return each
+    return None
 
 
 def action_scope(action: Action, treatment: Treatment) -> Context:

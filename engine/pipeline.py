@@ -25,7 +25,7 @@ from engine.outcomes import Outcome
 from engine.profile import Profile, enforce_bounds, fold, merge, remember_message, trim_aggregates
 from engine.record import Effects, Record
 from engine.rejects import Reject, bad_timestamp, reject_output
-from engine.repertoire import Repertoire
+from engine.repertoire import Repertoire, Trigger
 from engine.scoring import Scorer
 from engine.signal import Signal
 from engine.state import State
@@ -103,7 +103,7 @@ _BEGINNINGS = frozenset({"signal", "merge", "adopt"})
 """What a profile may begin with; anything else about somebody unknown is not remembered."""
 
 
-class _Turn(msgspec.Struct):
+class _Turn(msgspec.Struct, gc=False):
     """All that a message's turn with its customer works with."""
 
     record: Record
@@ -178,7 +178,7 @@ def _on_signal(profile: Profile, signal: Signal, turn: _Turn) -> str:
         if trigger.after_ms:
             triggers.arm(profile, trigger, signal, profile.now_ms + trigger.after_ms)
         else:
-            _pull(profile, trigger.id, signal, signal.message_id, context, turn)
+            _pull(profile, trigger, signal, signal.message_id, context, turn)
     return "applied"
 
 
@@ -238,9 +238,11 @@ def _fire_timers(profile: Profile, turn: _Turn) -> None:
         () if not profile.timers else triggers.take_due(profile, max(profile.now_ms, turn.record.timestamp_ms))
     ):
         _pass_time(profile, timer.at_ms, turn)
-        context = context_of(profile, timer.signal, turn.repertoire)
-        cause = f"timer:{timer.at_ms}:{timer.signal.message_id}"
-        _pull(profile, timer.trigger, timer.signal, cause, context, turn)
+        trigger = next((each for each in turn.repertoire.triggers if each.id == timer.trigger), None)
+        if trigger is not None:  # the configuration still has it
+            context = context_of(profile, timer.signal, turn.repertoire)
+            cause = f"timer:{timer.at_ms}:{timer.signal.message_id}"
+            _pull(profile, trigger, timer.signal, cause, context, turn)
 
 
 def _pass_time(profile: Profile, now_ms: int, turn: _Turn) -> None:
@@ -261,11 +263,8 @@ def _teach(examples: Sequence[Example], turn: _Turn) -> None:
 # --- Decisions ---
 
 
-def _pull(profile: Profile, trigger_id: str, signal: Signal, cause: str, context: Context, turn: _Turn) -> None:
-    """Decide for a trigger, unless the configuration no longer has it."""
-    trigger = next((each for each in turn.repertoire.triggers if each.id == trigger_id), None)
-    if trigger is None:
-        return
+def _pull(profile: Profile, trigger: Trigger, signal: Signal, cause: str, context: Context, turn: _Turn) -> None:
+    """Decide for a trigger."""
     ask = Ask(
         cause=cause,
         signal=signal,
@@ -277,7 +276,7 @@ def _pull(profile: Profile, trigger_id: str, signal: Signal, cause: str, context
     )
     funnel = _funnel(profile, ask, context, turn)
     made = _decide(funnel, turn)
-    if trigger.hold and all(each.action is None for each in made):
+    if trigger.hold and (not made or made[0].action is None):
         until_ms = quiet_hours_end(funnel)
         if until_ms is not None:
             triggers.arm(profile, trigger, signal, until_ms)

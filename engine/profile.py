@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine import aggregates, consent
-from engine.aggregates import AggregateState
+from engine.aggregates import MOST, AggregateState
 from engine.consent import Ledger
 from engine.record import Headers
+from engine.rejects import LAST_MS
 from engine.repertoire import Limits, ProfileRules
 from engine.signal import MAX_NAME, Signal
 
@@ -31,7 +32,7 @@ class Seen(msgspec.Struct, array_like=True, gc=False):
     refused: bool = False
 
 
-class LastSignal(msgspec.Struct, frozen=True, array_like=True):
+class LastSignal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The latest signal of one name, by event time."""
 
     at_ms: int
@@ -193,6 +194,19 @@ def decode_profile(data: bytes, upcasts: Upcasts = UPCASTS, schema: int = SCHEMA
     return msgspec.convert(raw, Profile)
 
 
+def flaw(profile: Profile, rules: ProfileRules) -> str | None:
+    """What of a decoded profile no engine can have put there; None when nothing is found that later work trips over."""
+    if profile.now_ms > LAST_MS:
+        return f"its clock shows {profile.now_ms} ms"
+    if not all(0 <= count <= MOST for count in profile.dropped.values()):
+        return "it dropped more than can be counted"
+    for definition in rules.aggregates:
+        state = profile.aggregates.get(definition.name)
+        if state is not None and not aggregates.is_of(definition, state):
+            return f"its aggregate {definition.name!r} does not hold what the aggregate keeps"
+    return None
+
+
 # --- Fold ---
 
 
@@ -221,16 +235,18 @@ def fold(profile: Profile, signal: Signal, rules: ProfileRules, scope: Mapping[s
     profile.seen_ms = at_ms if seen_ms is None or at_ms > seen_ms else seen_ms
     if signal.traits:
         _fold_traits(profile, signal, rules.limits)
-    _fold_last(profile, signal, rules.limits)
+    name = signal.name
+    _fold_last(profile, name, signal, rules.limits)
     said = consent.statements_of(signal)
     if said and (lost := consent.state(profile.consent, said)):
         profile.drop("consent", lost)
-    for definition in rules.folding(signal.name):
-        state = profile.aggregates.get(definition.name)
-        folded = aggregates.fold(definition, state, scope, signal.time_ms)
-        if folded is not None:
-            profile.aggregates[definition.name] = folded
-    if len(profile.aggregates) > len(rules.aggregates):
+    states = profile.aggregates
+    for definition in rules.folding(name):
+        state = states.get(definition.name)
+        folded = aggregates.fold(definition, state, scope, at_ms)
+        if folded is not None and folded is not state:
+            states[definition.name] = folded
+    if len(states) > len(rules.aggregates):
         defined = {definition.name for definition in rules.aggregates}
         profile.aggregates = {name: each for name, each in profile.aggregates.items() if name in defined}
 
@@ -265,13 +281,13 @@ def _wins(at_ms: int, value: Any, known_ms: int, known: Any) -> bool:
     return msgspec.json.encode(value) > msgspec.json.encode(known)
 
 
-def _fold_last(profile: Profile, signal: Signal, limits: Limits) -> None:
-    known, properties = profile.last.get(signal.name), signal.properties
+def _fold_last(profile: Profile, name: str, signal: Signal, limits: Limits) -> None:
+    known, properties = profile.last.get(name), signal.properties
     if properties and _is_longer(properties, limits.last_signal_bytes):
         properties = {}
         profile.drop("last_signal_bytes")
     if known is None or _wins(signal.time_ms, properties, known.at_ms, known.properties):
-        profile.last[signal.name] = LastSignal(signal.time_ms, properties)
+        profile.last[name] = LastSignal(signal.time_ms, properties)
 
 
 # --- Merge ---
@@ -406,10 +422,11 @@ def note_identifier(
 
 def trim_aggregates(profile: Profile, rules: ProfileRules) -> None:
     """Drop what has left the windows by the customer's clock; no value changes."""
+    states, now_ms = profile.aggregates, profile.now_ms
     for definition in rules.windowed:
-        state = profile.aggregates.get(definition.name)
+        state = states.get(definition.name)
         if state is not None:
-            aggregates.trim(definition, state, profile.now_ms)
+            aggregates.trim(definition, state, now_ms)
 
 
 def enforce_bounds(profile: Profile, limits: Limits) -> None:

@@ -18,7 +18,7 @@ from engine.repertoire import Candidate
 Column = npt.NDArray[np.float64]
 
 
-class Scores(msgspec.Struct, frozen=True):
+class Scores(msgspec.Struct, frozen=True, gc=False):
     """What models say of some candidates, in their order.
 
     `propensities`: each in [0, 1]. `models`: id → version of what said so. `draws`: what the propensities could be,

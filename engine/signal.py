@@ -30,14 +30,14 @@ _MANY_DIGITS = b"0" * 19
 """Digits of the shortest whole number that may not fit in 64 bits."""
 
 
-class ExternalId(msgspec.Struct, frozen=True):
+class ExternalId(msgspec.Struct, frozen=True, gc=False):
     """An identifier of a further kind: e-mail hash, phone hash, CRM id, loyalty card …"""
 
     type: str
     id: str
 
 
-class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
+class Signal(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A valid signal. `time_ms`: event time; `message_id`: the idempotency key, derived when upstream sent none."""
 
     message_id: str
@@ -60,7 +60,7 @@ class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.event if self.event is not None else self.type
 
 
-class _Wire(msgspec.Struct, rename="camel"):
+class _Wire(msgspec.Struct, rename="camel", gc=False):
     """The signal as it is sent (Segment spec, "Spec: Common Fields"); fields beyond these are ignored."""
 
     type: str | None = None

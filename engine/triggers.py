@@ -20,7 +20,7 @@ MAX_TIMER_SIGNAL = 8 * 1024
 """Bytes of the signal a timer keeps; a larger one is kept without its properties."""
 
 
-class SegmentChanges(msgspec.Struct, frozen=True):
+class SegmentChanges(msgspec.Struct, frozen=True, gc=False):
     """Segments entered and left with one signal."""
 
     entered: frozenset[str] = frozenset()
@@ -49,11 +49,12 @@ def update_segments(profile: Profile, context: Context, rules: ProfileRules) -> 
 
 def due_triggers(signal: Signal, changes: SegmentChanges, context: Context, repertoire: Repertoire) -> list[Trigger]:
     """The triggers a signal, or the segment changes it made, sets off."""
-    return [each for each in repertoire.triggers if _is_met(each, signal, changes, context)]
+    name = signal.name
+    return [each for each in repertoire.triggers if _is_met(each, name, changes, context)]
 
 
-def _is_met(trigger: Trigger, signal: Signal, changes: SegmentChanges, context: Context) -> bool:
-    if trigger.events and signal.name not in trigger.events:
+def _is_met(trigger: Trigger, name: str, changes: SegmentChanges, context: Context) -> bool:
+    if trigger.events and name not in trigger.events:
         return False
     if trigger.entered is not None and trigger.entered not in changes.entered:
         return False

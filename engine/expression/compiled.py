@@ -84,9 +84,9 @@ class Predicates:
         """The text of a predicate, to be shown to people."""
         return self._predicates[index].source
 
-    def panel(self, indices: Iterable[int]) -> Panel:
-        """These predicates, to be answered together."""
-        return Panel({index: self._predicates[index].tree for index in indices})
+    def panel(self, indices: Iterable[int], marks: Mapping[int, int] | None = None) -> Panel:
+        """These predicates, to be answered together. `marks`: what each marks when it does not hold."""
+        return Panel({index: self._predicates[index].tree for index in indices}, marks)
 
     def evaluate(self, scope: Scope) -> Memo:
         """The truth of each predicate, found when first asked for; the scope must not change meanwhile."""
@@ -118,7 +118,7 @@ class Memo:
             if place is None or self._answers is None:
                 holds = self._values[index](self._scope) is True
             else:
-                holds = bool(self._answers[place])
+                holds = self._answers[place]
             self._known[index] = holds
         return holds
 

@@ -4,139 +4,159 @@ Such a predicate (`18 <= profile.age < 65`, `profile.tier in ["gold"]`, `has(pro
 at the constants it names. So all those of one path are evaluated beforehand: at each constant, between them and
 beyond, for a text they do not name, for null, true, false and the error value. For a customer the value is looked
 up. The predicates themselves make the table, so it says what they say.
+
+An answer is one number with a bit for each predicate that does not hold, and next to them whatever else these mark. So
+the conditions of all candidates are answered by a union of as many numbers as there are paths.
 """
 
 from __future__ import annotations
 
 import ast
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from engine.expression.closures import build
 from engine.expression.syntax import called, static_path
 from engine.expression.values import MISSING, Evaluator, Scope
 
-Answers = npt.NDArray[np.bool_]
 MAX_TABLE = 64
 """Predicates of one table: its size grows with their square."""
 _LARGEST = 2**53
 """Between two neighbouring fractions up to here lies no whole number either."""
 
 
+class Answers:
+    """What a panel says of a scope. `marked`: everything that predicates which are not exactly true mark."""
+
+    __slots__ = ("_failing", "marked")
+
+    def __init__(self, failing: int, marked: int) -> None:
+        self._failing, self.marked = failing, marked
+
+    def __getitem__(self, place: int) -> bool:
+        """Whether the predicate of a place is exactly true; what stands at -1 always is."""
+        return place < 0 or not self._failing >> place & 1
+
+
 class Panel:
-    """Predicates by their numbers. `places`: where the answer to each stands; behind all of them stands a True."""
+    """Predicates by their numbers. `places`: where the answer to each stands.
 
-    __slots__ = ("_singles", "_tables", "places")
+    `marks`: what each marks when it does not hold, as the bits of a number.
+    """
 
-    def __init__(self, predicates: Mapping[int, ast.expr]) -> None:
-        self.places: dict[int, int] = {}
-        self._singles: list[tuple[int, Evaluator]] = []
-        by_path: dict[tuple[str, ...], list[int]] = {}
+    __slots__ = ("_others", "_tables", "places")
+
+    def __init__(self, predicates: Mapping[int, ast.expr], marks: Mapping[int, int] | None = None) -> None:
+        self.places = {number: place for place, number in enumerate(predicates)}
+        count = len(predicates)
+        self._others: list[_Marking] = []
+        by_path: dict[tuple[str, ...], list[_Compared]] = {}
         for number, tree in predicates.items():
-            comparison = _comparison(tree)
+            mark = 1 << self.places[number] | (0 if marks is None else marks[number] << count)
+            comparison, marking = _comparison(tree), _Marking(build(tree), mark)
             if comparison is None:
-                self._singles.append((self._place([number]), build(tree)))
+                self._others.append(marking)
             else:
-                by_path.setdefault(comparison.path, []).append(number)
+                by_path.setdefault(comparison.path, []).append(_Compared(comparison, marking))
         # By all of a path but its last key, which is looked up once for all that lies below it.
-        self._tables: dict[tuple[str, ...], list[_Table]] = {}
-        for path, numbers in by_path.items():
-            for at in range(0, len(numbers), MAX_TABLE):
-                chunk = numbers[at : at + MAX_TABLE]
-                table = _table(path, [predicates[each] for each in chunk], self._place(chunk))
-                self._tables.setdefault(path[:-1], []).append(table)
-
-    def _place(self, numbers: Sequence[int]) -> int:
-        """Give predicates the next places; returns the first."""
-        first = len(self.places)
-        self.places.update({number: first + at for at, number in enumerate(numbers)})
-        return first
+        tables: dict[tuple[str, ...], list[_Table]] = {}
+        for path, compared in by_path.items():
+            for at in range(0, len(compared), MAX_TABLE):
+                tables.setdefault(path[:-1], []).append(_table(compared[at : at + MAX_TABLE]))
+        self._tables = list(tables.items())
 
     def answer(self, scope: Scope) -> Answers:
-        """Whether each predicate is exactly true in a scope, by place, and a True."""
-        answers = bytearray(len(self.places) + 1)
-        answers[-1] = 1
-        for place, evaluate in self._singles:
-            answers[place] = evaluate(scope) is True
-        for above, tables in self._tables.items():
-            _look_up(_reached(scope, above), tables, scope, answers)
-        return np.frombuffer(answers, dtype=np.bool_)
+        """Whether each predicate is exactly true in a scope; written out, as it is most of what a predicate costs."""
+        marked = _marks(self._others, scope)
+        for path, tables in self._tables:
+            above: Any = scope
+            try:
+                for key in path:
+                    above = above[key]
+            except (LookupError, TypeError):
+                above = MISSING
+            for key, bounds, by_number, by_text, other_text, rest, markings in tables:
+                try:
+                    value = above[key]
+                except (LookupError, TypeError):
+                    value = MISSING
+                kind = type(value)
+                if kind is int or (kind is float and value == value):  # noqa: PLR0124  only NaN differs from itself
+                    marked |= by_number[bisect_left(bounds, value) + bisect_right(bounds, value)]
+                elif kind is str:
+                    marked |= by_text.get(value, other_text)
+                elif kind is bool or value is None or value is MISSING:
+                    marked |= rest[value]
+                else:
+                    marked |= _marks(markings, scope)
+        count = len(self.places)
+        return Answers(marked & ((1 << count) - 1), marked >> count)
+
+
+class _Marking(NamedTuple):
+    """A predicate, and what it marks when it does not hold."""
+
+    evaluate: Evaluator
+    mark: int
+
+
+def _marks(markings: Iterable[_Marking], scope: Scope) -> int:
+    """What those mark that are not exactly true."""
+    marked = 0
+    for evaluate, mark in markings:
+        if evaluate(scope) is not True:
+            marked |= mark
+    return marked
+
+
+class _Compared(NamedTuple):
+    """A predicate that compares one path with constants."""
+
+    comparison: _Comparison
+    marking: _Marking
 
 
 class _Table(NamedTuple):
-    """What the predicates from one place to before another say of the value at a key.
+    """What predicates over one path mark for the value at its last key.
 
-    `by_number`: below all bounds, at each, between it and the next; `by_text`: of the texts named, `other_text`: of
-    any other; `rest`: of true, false, null and the error value. `evaluators`: for what is none of these.
+    `by_number`: below all bounds, at each, between it and the next; `by_text`: for the texts named, `other_text`: for
+    any other; `rest`: for true, false, null and the error value. `markings`: for what is none of these.
     """
 
     key: str
-    first: int
-    last: int
     bounds: Sequence[float]
-    by_number: Sequence[bytes]
-    by_text: Mapping[str, bytes]
-    other_text: bytes
-    rest: Mapping[Any, bytes]
-    evaluators: Sequence[Evaluator]
+    by_number: Sequence[int]
+    by_text: Mapping[str, int]
+    other_text: int
+    rest: Mapping[Any, int]
+    markings: Sequence[_Marking]
 
 
-def _reached(scope: Scope, path: tuple[str, ...]) -> Any:
-    found: Any = scope
-    try:
-        for key in path:
-            found = found[key]
-    except (LookupError, TypeError):
-        return MISSING
-    return found
-
-
-def _look_up(above: Any, tables: Sequence[_Table], scope: Scope, answers: bytearray) -> None:
-    """Fill in the answers of tables below one map; written out, as it is most of what a predicate costs."""
-    for key, first, last, bounds, by_number, by_text, other_text, rest, evaluators in tables:
-        try:
-            value = above[key]
-        except (LookupError, TypeError):
-            value = MISSING
-        kind = type(value)
-        if (kind is int or kind is float) and value == value:  # noqa: PLR0124  only NaN differs from itself
-            at = bisect_left(bounds, value)
-            answers[first:last] = by_number[2 * at + (at < len(bounds) and bounds[at] == value)]
-        elif kind is str:
-            answers[first:last] = by_text.get(value, other_text)
-        elif kind is bool or value is None or value is MISSING:
-            answers[first:last] = rest[value]
-        else:
-            answers[first:last] = bytes(evaluate(scope) is True for evaluate in evaluators)
-
-
-def _table(path: tuple[str, ...], trees: Sequence[ast.expr], first: int) -> _Table:
-    """The table of predicates over one path, from their first place on."""
-    constants = {each for tree in trees if (found := _comparison(tree)) is not None for each in found.constants}
+def _table(compared: Sequence[_Compared]) -> _Table:
+    """The table of predicates over one path."""
+    path = compared[0].comparison.path
+    constants = {each for comparison, _ in compared for each in comparison.constants}
     bounds = sorted({each for kind, each in constants if kind is not str})
-    evaluators = [build(tree) for tree in trees]
+    markings = [marking for _, marking in compared]
+    known: dict[int, int] = {}
 
-    def row(value: Any) -> bytes:
+    def marks(value: Any) -> int:
         scope: Any = value
         for key in reversed(path):
             scope = {key: scope}
-        return bytes(evaluate(scope) is True for evaluate in evaluators)
+        marked = _marks(markings, scope)
+        return known.setdefault(marked, marked)  # neighbours often mark the same, and marks may be long
 
-    by_text = {each: row(each) for kind, each in constants if kind is str}
+    by_text = {each: marks(each) for kind, each in constants if kind is str}
     return _Table(
         key=path[-1],
-        first=first,
-        last=first + len(trees),
         bounds=bounds,
-        by_number=[row(each) for each in _probes(bounds)],
+        by_number=[marks(each) for each in _probes(bounds)],
         by_text=by_text,
-        other_text=row("".join(by_text) + "?"),
-        rest={each: row(each) for each in (True, False, None, MISSING)},
-        evaluators=evaluators,
+        other_text=marks("".join(by_text) + "?"),
+        rest={each: marks(each) for each in (True, False, None, MISSING)},
+        markings=markings,
     )
 
 

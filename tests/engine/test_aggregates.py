@@ -20,6 +20,7 @@ from engine.aggregates import (
     age_ms,
     breakdown,
     fold,
+    is_of,
     merge,
     trim,
     truncated,
@@ -209,6 +210,20 @@ class TestAgainstTheEvents:
         assert facts(merged) == facts(folded(definition, some + others))
         assert merge(definition, b, a) == merged
         assert msgspec.msgpack.encode((a, b)) == before
+
+    @given(definitions(), events_of_a_customer, st.sampled_from([None, [], {}, [1, 2, 3, 4], 2**60]))
+    def test_a_state_nobody_folded_is_told_from_one(self, definition, events, forged):
+        """What was folded is believed when it comes back; a cell of another form is noticed, unless it is of others."""
+        state = folded(definition, events)
+        if state is None:
+            return
+        assert is_of(definition, decoded(state))
+        found = decoded(state)
+        key, cells = next(iter(found.cells.items()))
+        found.cells[key] = {**cells, next(iter(cells)): forged}
+        assert not is_of(definition, found)
+        found.tag += 1
+        assert is_of(definition, found)
 
     @given(
         definitions(),

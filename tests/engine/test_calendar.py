@@ -146,6 +146,7 @@ class TestRfc3339:
         """What is written reads back as the same millisecond."""
         at_ms = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
         assert parse_rfc3339_ms(format_rfc3339(at_ms)) == at_ms
+        assert format_rfc3339(at_ms) == at.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
     @given(
         st.datetimes(timezones=st.just(UTC)).filter(lambda at: 1 < at.year < 9999),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +14,9 @@ from engine.calendar import format_rfc3339
 from engine.candidates import Rejection, Rejections, select
 from engine.context import context_of
 from engine.eligibility import MAX_SHOWN, available, qualify
+from engine.expression import compile_expression
 from engine.funnel import decide
-from engine.repertoire import Arbitration, Channel, ContextWeight, Repertoire, Scope
+from engine.repertoire import Arbitration, Candidate, Channel, ContextWeight, Repertoire, Scope
 from engine.signal import Signal
 from tests.repertoires import DAY_MS, START_MS, Builder, a_funnel, a_profile, channels
 
@@ -171,6 +174,65 @@ def test_a_rule_never_adds_an_action(rules, further, layer, traits):
         assert sorted(
             [*(each.removesuffix("-email") for each in qualified), *(each.action for each in rejections)]
         ) == [f"a{n}" for n in range(len(rules))]
+
+
+@st.composite
+def _conditions(draw: st.DrawFn) -> Builder:
+    """Actions with rules in every layer, dates, and treatments with rules of their own, some channels out of reach."""
+    b, some = Builder(), st.lists(st.sampled_from(RULES), max_size=2)
+    for n in range(draw(st.integers(1, 5))):
+        treatments = []
+        for m in range(draw(st.integers(1, 3))):
+            own = draw(st.none() | st.sampled_from(RULES))
+            channel = draw(st.sampled_from(["email", "push"]))
+            treatments.append(b.treatment(f"t{n}{m}", channel, when=None if own is None else b.rules(own)[0]))
+        dates = {name: draw(st.sampled_from([None, START_MS, START_MS + 1])) for name in ("starts_ms", "ends_ms")}
+        b.action(f"a{n}", *treatments, **{layer: draw(some) for layer in LAYERS}, **dates)
+    return b
+
+
+def _leaves_by(candidate: Candidate, repertoire: Repertoire, traits: dict[str, Any]) -> tuple[bool, str, str] | None:
+    """Asked one rule after another, in words: whether it is the action that leaves, the stage and the rule."""
+    action, treatment, scope = candidate.action, candidate.treatment, {"profile": traits}
+    if action.starts_ms is not None and action.starts_ms > START_MS:
+        return True, "eligibility", "starts on"
+    if action.ends_ms is not None and action.ends_ms <= START_MS:
+        return True, "eligibility", "ended on"
+    reachable = repertoire.channels[treatment.channel].reachable
+    asked = [(True, layer, rule) for layer in LAYERS for rule in getattr(action.engagement, layer)]
+    asked += [(False, "eligibility", rule) for rule in (treatment.when, reachable) if rule is not None]
+    for of_action, stage, rule in asked:
+        for predicate in rule.predicates:
+            source = repertoire.predicates.source(predicate)
+            if not compile_expression(source).test(scope):
+                return of_action, stage, source
+    return None
+
+
+@given(
+    _conditions(),
+    st.fixed_dictionaries({}, optional={"age": st.integers(10, 70), "vip": st.booleans(), "owns": st.just(1)}),
+    st.data(),
+)
+def test_all_at_once_is_one_after_another(b, traits, data):
+    """For a whole pool and any part of it: who qualifies, and what is said of whom, in which order."""
+    reachable = Channel(id="push", reachable=b.rules("profile.vip == true")[0])
+    repertoire = b.build(channels={**channels(), "push": reachable})
+    every = select(repertoire.candidates, repertoire)
+    part = data.draw(st.lists(st.booleans(), min_size=len(every), max_size=len(every)))
+    chosen = every if all(part) else every.keep(np.array(part))
+    context = context_of(a_profile(traits=traits), Signal("m1", "track", START_MS, event="Go"), repertoire)
+    rejections = Rejections()
+    qualified = qualify(chosen, context, repertoire, rejections)
+    leaving = [(each, _leaves_by(each, repertoire, traits)) for each in chosen]
+    assert list(qualified) == [each for each, by in leaving if by is None]
+    first = {each.action.id: each for each in reversed(every)}
+    told = [(each, by) for each, by in leaving if by is not None and (not by[0] or each is first[each.action.id])]
+    assert [(each.action, each.stage) for each in rejections] == [
+        (each.action.id, stage) for each, (_, stage, _) in told
+    ]
+    assert all(source in each.reason for each, (_, (_, _, source)) in zip(rejections, told, strict=True))
+    assert rejections.counts() == Counter(each.stage for each in rejections)
 
 
 def test_a_fallback_must_still_be_available():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from hypothesis import example, given
@@ -72,11 +74,15 @@ def scopes(draw: st.DrawFn) -> dict[str, Any]:
 def _compiled(sources: list[str]) -> Predicates:
     predicates = Predicates()
     for source in sources:
-        try:
-            predicates.add(compile_expression(source))
-        except ValueError:
-            continue  # types that can never go together
+        _added(predicates, source)
     return predicates
+
+
+def _added(predicates: Predicates, source: str) -> tuple[int, ...]:
+    try:
+        return predicates.add(compile_expression(source))
+    except ValueError:
+        return ()  # types that can never go together
 
 
 @given(st.lists(PREDICATES, min_size=1, max_size=8), scopes())
@@ -93,6 +99,18 @@ def test_a_panel_says_what_its_predicates_say(sources, scope):
     assert bool(answers[-1])
     for number in range(len(predicates)):
         assert bool(answers[panel.places[number]]) is alone.truth(number), predicates.source(number)
+
+
+@given(st.lists(st.tuples(PREDICATES, st.integers(0, 2**70)), min_size=1, max_size=8), scopes())
+def test_what_does_not_hold_leaves_its_marks(marked, scope):
+    """All that its predicates mark which are not exactly true, and nothing else."""
+    predicates = Predicates()
+    marks: dict[int, int] = {}
+    for source, mark in marked:
+        for number in _added(predicates, source):
+            marks[number] = mark
+    answers, alone = predicates.panel(marks, marks).answer(scope), predicates.evaluate(scope)
+    assert answers.marked == reduce(or_, (mark for number, mark in marks.items() if not alone.truth(number)), 0)
 
 
 def test_more_comparisons_than_one_table_holds():
