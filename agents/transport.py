@@ -55,6 +55,8 @@ _POLL_SECONDS = 0.5
 _UNDELIVERED_SECONDS = 60.0
 """How long fetched records may wait for their delivery before the next fetch leaves their partitions out."""
 _NOTHING_ASSIGNED_SECONDS = 0.05
+_RETRY_MS = 20
+"""Until a request of a transaction is tried again: a coordinator that is not done with the last one needs no longer."""
 
 
 class Member(driver.AIOKafkaConsumerThread):
@@ -395,7 +397,8 @@ class Producer(driver.Producer):
 
     async def transactional(self, transactional_id: str) -> Any:
         """A started producer of transactions, which fences off all before it with this id."""
-        producer = self._new_producer(transactional_id)
+        settings = {**self._settings_default(), **self._settings_auth(), **self._settings_extra()}
+        producer = self._producer_type(**settings, transactional_id=transactional_id, retry_backoff_ms=_RETRY_MS)
         try:
             await producer.start()
         except BaseException:
