@@ -18,7 +18,8 @@ from pathlib import Path
 
 from agents.broker import BrokerUnavailable, KafkaBroker
 from benchmarks.chaos import report
-from benchmarks.chaos.faults import has_small_disks
+from benchmarks.chaos.clocks import has_clocks
+from benchmarks.chaos.faults import CLOCK_FAULTS, has_small_disks
 from benchmarks.chaos.play import Played, Scenario, ScenarioFailed, play
 from benchmarks.chaos.scenarios import FULL, QUICK
 from benchmarks.results import begin
@@ -37,10 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [name for name in asked.scenarios if name not in known]
     if unknown:
         return _complain(USAGE, f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
-    scenarios = [known[name] for name in asked.scenarios] or [*known.values()]
-    if not has_small_disks():
-        print("disk-full is left out: this system lets no process have a file system of its own", file=sys.stderr)
-        scenarios = [each for each in scenarios if "disk-full" not in each.faults]
+    scenarios = [*_possible([known[name] for name in asked.scenarios] or [*known.values()])]
     started = begin()
     played: list[Played] = []
     try:
@@ -67,6 +65,22 @@ def _play(scenarios: Sequence[Scenario], seed: str) -> Iterator[Played]:
             for scenario in together:
                 print(f"{scenario.name} …", file=sys.stderr, flush=True)
                 yield play(scenario, broker.bootstrap, broker, seed, KEPT)
+
+
+def _possible(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
+    """The scenarios without what this system cannot do; says what that is."""
+    left_out: set[str] = set()
+    if not has_small_disks():
+        print("disk-full is left out: this system lets no process have a file system of its own", file=sys.stderr)
+        left_out |= {"disk-full"}
+    if not has_clocks():
+        print("steps of the clock are left out: they need libfaketime, on Linux on x86-64", file=sys.stderr)
+        left_out |= CLOCK_FAULTS
+    for scenario in scenarios:
+        lanes = [tuple(fault for fault in lane if fault not in left_out) for lane in scenario.lanes]
+        # The first fault is what a scenario is about.
+        if not scenario.lanes or scenario.lanes[0][0] not in left_out:
+            yield scenario._replace(lanes=tuple(filter(None, lanes)))
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:

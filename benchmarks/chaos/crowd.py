@@ -27,6 +27,9 @@ OFFERS, NOTICED = ("offer-red", "offer-blue"), "noticed"
 """The actions that limits hold back; the trigger that decides at once."""
 BURST, BURST_MS, MOST = 2, 10_000, 8
 """No customer gets more than `BURST` offers within `BURST_MS`, or more than `MOST` in an hour."""
+MODELS, WINDOW_SECONDS, MOST_BROUGHT = ("red", "azure"), 15, 100
+"""The models, one for each offer, in partitions that two learners share between them; how long an offer is waited
+for; what counts as the greatest success."""
 WAIT_SECONDS = 2
 """How long a reminder waits."""
 
@@ -70,9 +73,19 @@ _USUAL = Shares()
 # --- The configuration ---
 
 
-def write_config(directory: Path, *, name: str, prefix: str, partitions: int, padding: int = 0) -> Path:
-    """Write the configuration, one file per kind, and return the directory. `padding`: characters per decision."""
-    for kind, body in _kinds(name, prefix, partitions, padding).items():
+def write_config(
+    directory: Path, *, name: str, prefix: str, partitions: int, padding: int = 0, learns: bool = False
+) -> Path:
+    """Write the configuration, one file per kind, and return the directory.
+
+    `padding`: characters per decision. `learns`: whether models score the offers and learn from what they bring.
+    """
+    kinds = dict(_kinds(name, prefix, partitions, padding))
+    if learns:
+        kinds["models"] = _models()
+        for offer in OFFERS:
+            kinds["actions"]["actions"][offer]["answerable"] = "1h"
+    for kind, body in kinds.items():
         # JSON is YAML.
         text = msgspec.json.format(msgspec.json.encode({"kind": kind, **body}), indent=2)
         (directory / f"{kind}.yaml").write_bytes(text)
@@ -128,6 +141,22 @@ def _kinds(name: str, prefix: str, partitions: int, padding: int) -> Mapping[str
 def _action(name: str, group: str, kind: str, channel: str, content: Mapping[str, str]) -> dict[str, Any]:
     treatment = {"channel": channel, "purpose": "free", "content": content}
     return {"group": group, "class": kind, "expires_after": "3s", "treatments": {f"{name}-{channel}": treatment}}
+
+
+def _models() -> dict[str, Any]:
+    """A model for each offer; an offer is worth what its purchases bring, so that none may count twice."""
+    return {
+        "features": {"attention": {"value": f"log1p(aggregates.{SEEN})"}},
+        "models": {
+            model: {
+                "scope": {"actions": [offer]},
+                "reward": {"type": "money", "most": MOST_BROUGHT},
+                "window": f"{WINDOW_SECONDS}s",
+                "learners": {"linear": {"kind": "bayesian-linear"}},
+            }
+            for model, offer in zip(MODELS, OFFERS, strict=True)
+        },
+    }
 
 
 # --- Customers ---

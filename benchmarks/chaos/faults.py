@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from agents.broker import KafkaBroker, Network
 from agents.children import Children
+from benchmarks.chaos.clocks import NOTICED_SECONDS, Clock
 from benchmarks.chaos.notes import Injection
 from benchmarks.chaos.supervisor import Supervisor
 
@@ -28,6 +29,9 @@ _DISK = "96m"
 _DAMAGED = 3
 """So many files of a local state are damaged at once."""
 _STOP_SECONDS = 5.0
+_NOTICED_SECONDS = NOTICED_SECONDS + 0.5
+STEP_SECONDS = 3_600
+"""By how much a clock is set forward or back."""
 _EARLY, _SHARE_SECONDS, _POLL_SECONDS = 0.3, 30.0, 0.2
 """How often a worker that joined leaves before it serves; how long it may take to; how often it is asked."""
 
@@ -37,15 +41,16 @@ class CannotStrike(Exception):
 
 
 class Stage:
-    """What faults act on. `join(name)`: starts a further worker. `networks`: of the workers, by name, if they have any.
-
-    `states`: directories of local state, by worker, if they keep it. `session_seconds`: silence after which the group
-    gives a worker up. `broker`: None where it is not ours.
+    """What faults act on: the workers of a `supervisor`, and learners of another one. `join(name)`: starts a further
+    worker. `networks`, `states`, `clocks`: networks, directories of local state and clocks of workers that have them,
+    by their names. `session_seconds`: silence after which the group gives a worker up. `broker`: None where it is not
+    ours.
     """
 
     def __init__(
         self,
         supervisor: Supervisor,
+        learners: Supervisor,
         children: Children,
         join: Callable[[str], None],
         *,
@@ -53,14 +58,17 @@ class Stage:
         session_seconds: float,
         networks: Mapping[str, Network],
         states: Mapping[str, Path],
+        clocks: Mapping[str, Clock],
         broker: KafkaBroker | None,
     ) -> None:
         self.supervisor = supervisor
+        self.learners = learners
         self.join = join
         self.partitions = range(partitions)
         self.session_seconds = session_seconds
         self.networks = networks
         self.states = states
+        self.clocks = clocks
         self.joined = 0
         self.turn = 0
         self._children = children
@@ -93,6 +101,12 @@ class Stage:
 
     # --- How they do ---
 
+    def wait_for_share(self, name: str) -> None:
+        """Wait until a worker serves partitions; not for ever."""
+        deadline = monotonic() + _SHARE_SECONDS
+        while not self.supervisor.partitions(name) and monotonic() < deadline:
+            sleep(_POLL_SECONDS)
+
     def is_whole(self) -> bool:
         """Whether every worker serves, and every partition is served."""
         served = [self.supervisor.partitions(name) for name in self.supervisor.names()]
@@ -113,14 +127,29 @@ def _injection(fault: str, at: float, partitions: Collection[int]) -> Injection:
     return Injection(fault, at, monotonic(), sorted(partitions))
 
 
-# --- Workers ---
+# --- Workers and learners ---
 
 
-def _signalled(fault: str, number: signal.Signals) -> Strike:
+Whom = Callable[[Stage], Supervisor]
+
+
+def _workers(stage: Stage) -> Supervisor:
+    return stage.supervisor
+
+
+def _learners(stage: Stage) -> Supervisor:
+    """Those that only learn: they serve no partition, and interrupt none."""
+    if not stage.learners.names():
+        raise CannotStrike("this fault needs learners; choose one that strikes workers")
+    return stage.learners
+
+
+def _signalled(fault: str, number: signal.Signals, whom: Whom = _workers) -> Strike:
     def strike(stage: Stage, draw: random.Random) -> Injection:
-        name = draw.choice(stage.supervisor.names())
-        partitions, at = stage.supervisor.partitions(name), monotonic()
-        stage.supervisor.send(name, number)
+        supervisor = whom(stage)
+        name = draw.choice(supervisor.names())
+        partitions, at = supervisor.partitions(name), monotonic()
+        supervisor.send(name, number)
         return _injection(fault, at, partitions)
 
     return strike
@@ -133,13 +162,14 @@ def _kill_all(stage: Stage, _: random.Random) -> Injection:
     return _injection("kill-all", at, stage.partitions)
 
 
-def _frozen(fault: str, sessions: float) -> Strike:
+def _frozen(fault: str, sessions: float, whom: Whom = _workers) -> Strike:
     def strike(stage: Stage, draw: random.Random) -> Injection:
-        name = draw.choice(stage.supervisor.names())
-        partitions, at = stage.supervisor.partitions(name), monotonic()
-        stage.supervisor.send(name, signal.SIGSTOP)
+        supervisor = whom(stage)
+        name = draw.choice(supervisor.names())
+        partitions, at = supervisor.partitions(name), monotonic()
+        supervisor.send(name, signal.SIGSTOP)
         sleep(sessions * stage.session_seconds)
-        stage.supervisor.send(name, signal.SIGCONT)
+        supervisor.send(name, signal.SIGCONT)
         return _injection(fault, at, partitions)
 
     return strike
@@ -150,10 +180,10 @@ def _join_and_leave(stage: Stage, draw: random.Random) -> Injection:
     name = f"guest-{stage.joined}"
     stage.joined += 1
     stage.join(name)
-    early, deadline = draw.random() < _EARLY, monotonic() + _SHARE_SECONDS
+    early = draw.random() < _EARLY
     sleep(draw.uniform(1.0, 3.0))
-    while not early and not stage.supervisor.partitions(name) and monotonic() < deadline:
-        sleep(_POLL_SECONDS)
+    if not early:
+        stage.wait_for_share(name)
     partitions, at = stage.supervisor.partitions(name), monotonic()
     stage.supervisor.remove(name, draw.choice((_TERM, _KILL)))
     return _injection("rebalance", at, partitions)
@@ -249,6 +279,26 @@ def on_a_small_disk(directory: Path, command: Sequence[str]) -> list[str]:
     return [*_OWN_MOUNTS, "sh", "-c", mount, "sh", _DISK, str(directory), *command]
 
 
+# --- Clocks ---
+
+
+def _clock_off(fault: str, seconds: int) -> Strike:
+    """The clock of a worker is set, and set right again after a while."""
+
+    def strike(stage: Stage, draw: random.Random) -> Injection:
+        name = draw.choice(sorted(stage.clocks))
+        partitions, at = stage.supervisor.partitions(name), monotonic()
+        stage.clocks[name].put(seconds)
+        sleep(draw.uniform(3.0, 8.0))
+        # Who is killed meanwhile comes back by the wrong clock.
+        stage.wait_for_share(name)
+        sleep(_NOTICED_SECONDS)
+        stage.clocks[name].put(0)
+        return _injection(fault, at, partitions)
+
+    return strike
+
+
 # --- Brokers ---
 
 
@@ -288,6 +338,19 @@ FAULTS: Mapping[str, Fault] = {
     "reset": Fault("all connections of a worker are reset, new ones refused for up to 2 s", _reset),
     "state-corrupted": Fault("files of a worker's local state are damaged, and it is killed", _corrupt_state),
     "disk-full": Fault("the disk of a worker's local state is full for one session", _fill_disk),
+    "clock-forward": Fault(
+        "a worker's clock is set forward by an hour, and right again", _clock_off("clock-forward", STEP_SECONDS)
+    ),
+    "clock-back": Fault(
+        "a worker's clock is set back by an hour, and right again", _clock_off("clock-back", -STEP_SECONDS)
+    ),
+    "learner-kill": Fault("a learner is killed without warning", _signalled("learner-kill", _KILL, _learners)),
+    "learner-terminate": Fault(
+        "a learner is told to stop, and started again", _signalled("learner-terminate", _TERM, _learners)
+    ),
+    "learner-freeze": Fault(
+        "a learner is frozen for longer than its session, then thaws", _frozen("learner-freeze", 1.6, _learners)
+    ),
     "broker-kill": Fault("a broker, each in turn, is killed and started again", _broker_down("broker-kill", _KILL)),
     "broker-restart": Fault("a broker is stopped in order and started again", _broker_down("broker-restart", _TERM)),
     "blackout": Fault(f"all brokers are killed and away for {BLACKOUT_SECONDS:.0f} s", _blackout),
@@ -295,9 +358,6 @@ FAULTS: Mapping[str, Fault] = {
 """What can be done, by name."""
 
 NETWORK_FAULTS, STATE_FAULTS = frozenset({"cut", "hiccup", "reset"}), frozenset({"state-corrupted", "disk-full"})
-"""Those that need workers with networks, or with state, of their own."""
-
-NOT_APPLICABLE: Mapping[str, str] = {
-    "clock-step": "needs libfaketime; the engine knows no time but the broker timestamps of records",
-}
-"""Faults that are not played, and why."""
+CLOCK_FAULTS = frozenset({"clock-forward", "clock-back"})
+LEARNER_FAULTS = frozenset({"learner-kill", "learner-terminate", "learner-freeze"})
+"""Those that need workers with networks, with state or with clocks of their own, and those that strike learners."""

@@ -27,6 +27,22 @@ class Sent(msgspec.Struct, frozen=True, array_like=True):
     offset: int
 
 
+class Reported(msgspec.Struct, frozen=True, array_like=True):
+    """An outcome the broker accepted. `value`: what it brought, 0 when it says only that something was delivered."""
+
+    outcome_id: str
+    decision_id: str
+    value: float
+
+
+class Reports(msgspec.Struct, frozen=True):
+    """All a channel said. `poison`: what nobody can use; `duplicates`: how many outcomes it said again."""
+
+    outcomes: list[Reported]
+    poison: list[Sent]
+    duplicates: int
+
+
 class Decided(msgspec.Struct, frozen=True, array_like=True):
     """A decision as it was read. `seen`: the counter of its customer when it was made, as its content says.
 
@@ -54,6 +70,33 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
 
 
+class Taught(msgspec.Struct, frozen=True, array_like=True):
+    """An example as it was read from the learners' log, in which it stands at `offset`. `digest`: of all its bytes."""
+
+    at: float
+    offset: int
+    model: str
+    example_id: str
+    decision_id: str
+    reward: float
+    digest: bytes
+
+
+class Version(msgspec.Struct, frozen=True, array_like=True):
+    """A version of a model as it was read. All of the learners' log below `offset` is in it."""
+
+    at: float
+    offset: int
+    model: str
+
+
+class Learned(msgspec.Struct, frozen=True, array_like=True):
+    """What the final state of a model says it has learned: how many examples, and the digest of their ids in order."""
+
+    examples: int
+    history: bytes
+
+
 class Counted(msgspec.Struct, frozen=True, array_like=True):
     """What a final profile says was applied: how many signals, the sum of their numbers, and whom it took over."""
 
@@ -74,7 +117,10 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 class Evidence(msgspec.Struct, frozen=True):
     """All that came out. `profiles`: by canonical customer id; `redirects`: identifier → whom it leads to.
 
-    `overruled`: records of changelogs that do not count, because a later owner had written before them.
+    `overruled`: records of changelogs that do not count, because a later owner had written before them. `taught`,
+    `versions` and `learned` (by model) are of scenarios with learners. `ahead`, `behind`: the most seconds by which the
+    clock of whoever wrote a decision differed from the reader's; what waited to be read adds to `behind`. `early`: the
+    most seconds by which a decision was dated after the moment it was read.
     """
 
     decisions: list[Decided]
@@ -83,6 +129,12 @@ class Evidence(msgspec.Struct, frozen=True):
     redirects: dict[str, str]
     progress: list[Progress]
     overruled: int = 0
+    taught: list[Taught] = []
+    versions: list[Version] = []
+    learned: dict[str, Learned] = {}
+    ahead: float = 0.0
+    behind: float = 0.0
+    early: float = 0.0
 
 
 class Injection(msgspec.Struct, frozen=True):

@@ -13,19 +13,32 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import KafkaException
 
 from agents import topics
 from agents.broker import KafkaBroker
 from agents.children import Children
-from benchmarks.chaos import crowd, notes, publisher, reader
+from benchmarks.chaos import channel, crowd, notes, publisher, reader
+from benchmarks.chaos.clocks import Clock
 from benchmarks.chaos.crowd import Shares
-from benchmarks.chaos.faults import FAULTS, NETWORK_FAULTS, STATE_FAULTS, CannotStrike, Stage, on_a_small_disk
-from benchmarks.chaos.notes import Evidence, Injection, Sent
+from benchmarks.chaos.faults import (
+    CLOCK_FAULTS,
+    FAULTS,
+    LEARNER_FAULTS,
+    NETWORK_FAULTS,
+    STATE_FAULTS,
+    STEP_SECONDS,
+    CannotStrike,
+    Stage,
+    on_a_small_disk,
+)
+from benchmarks.chaos.following import asker, progress
+from benchmarks.chaos.lessons import Lessons, judge_lessons, relearned_after
+from benchmarks.chaos.notes import Evidence, Injection, Reports, Sent
 from benchmarks.chaos.supervisor import Exit, Supervisor
 from benchmarks.chaos.verdict import Caps, Verdict, judge, recoveries
 
@@ -48,7 +61,9 @@ class Scenario(NamedTuple):
 
     `pause`: seconds between two strikes, drawn evenly. `patient`: wait until all partitions are served before the
     next strike. `named`: workers have names of their own. `signals`: at least so many, `burst` of them at once.
-    `padding`: of decisions, in characters.
+    `padding`: of decisions, in characters. `people`: how many customers, 0: so many that limits bite. `learners`:
+    processes that learn from what a channel reports of offers; 0: nothing is learned. `stored`: workers keep their
+    state on disk. `guarantee`: the workers' setting, and how strict the verdict is.
     """
 
     name: str
@@ -66,6 +81,10 @@ class Scenario(NamedTuple):
     session_seconds: float = 10.0
     shares: Shares = Shares()
     padding: int = 0
+    people: int = 0
+    learners: int = 0
+    stored: bool = False
+    guarantee: Literal["idempotent", "exactly_once"] = "idempotent"
 
     @property
     def faults(self) -> frozenset[str]:
@@ -74,15 +93,16 @@ class Scenario(NamedTuple):
 
     @property
     def customers(self) -> int:
-        """So many that limits bite."""
-        return max(100, int(1.5 * self.rate))
+        """How many act."""
+        return self.people or max(100, int(1.5 * self.rate))
 
 
 class Played(NamedTuple):
     """What came of a scenario. `recovered`: fault → seconds per strike, the slowest of its partitions.
 
     `never`: strikes after which some partition decided nothing new. `exits`: of workers, by themselves or by a fault.
-    `complaints`: what went wrong besides the verdict.
+    `complaints`: what went wrong besides the verdict. `lessons`: the verdict on learning, where there are learners.
+    `ahead`, `behind`, `early`: as in `notes.Evidence`.
     """
 
     scenario: Scenario
@@ -92,6 +112,45 @@ class Played(NamedTuple):
     never: int
     exits: list[Exit]
     complaints: list[str]
+    lessons: Lessons | None = None
+    ahead: float = 0.0
+    behind: float = 0.0
+    early: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        """What was accepted and has not the effect it should have."""
+        return self.verdict.lost + (self.lessons.untold + self.lessons.unlearned if self.lessons else 0)
+
+    @property
+    def repeated(self) -> int:
+        """What had its effect more than once."""
+        return self.verdict.repeated + (self.lessons.relearned if self.lessons else 0)
+
+    @property
+    def conflicting(self) -> int:
+        """What contradicts itself, or what was asked."""
+        return self.verdict.conflicting + (self.lessons.wrong if self.lessons else 0)
+
+    @property
+    def faults(self) -> list[str]:
+        """Sentences on everything that was not as it must be, and on what was not put to the test."""
+        verdict, lessons = self.verdict, self.lessons
+        said = [verdict.faults, lessons.faults if lessons else None]
+        if self.never:
+            said.append(f"after {self.never} faults some partition decided nothing new")
+        return [*(each for each in said if each is not None), *self._untested(), *self.complaints]
+
+    def _untested(self) -> Iterator[str]:
+        verdict, lessons = self.verdict, self.lessons
+        if not verdict.capped or not verdict.joined:
+            yield f"{verdict.capped} offers held back and {verdict.joined} devices joined: nothing was put to the test"
+        if lessons is not None and not (lessons.outcomes and lessons.duplicates):
+            yield f"{lessons.outcomes} outcomes and {lessons.duplicates} duplicates: nothing was put to the test"
+        struck = {each.fault for each in self.injections}
+        for fault, seconds in {"clock-forward": self.ahead, "clock-back": self.behind}.items():
+            if fault in struck and seconds < STEP_SECONDS / 2:
+                yield f"{fault}: no clock was seen off by more than {seconds:.0f} s: nothing was put to the test"
 
 
 def play(scenario: Scenario, bootstrap: str, broker: KafkaBroker | None, seed: str, keep: Path | None = None) -> Played:
@@ -101,7 +160,7 @@ def play(scenario: Scenario, bootstrap: str, broker: KafkaBroker | None, seed: s
     """
     with closing(Children()) as children:
         played = _Play(scenario, bootstrap, broker, seed, children).run()
-        if keep is not None and (played.verdict.faults or played.complaints):
+        if keep is not None and played.faults:
             shutil.copytree(children.directory, keep / scenario.name, dirs_exist_ok=True)
         return played
 
@@ -127,14 +186,23 @@ class _Play:
         scenario = self._scenario
         self._config.mkdir()
         crowd.write_config(
-            self._config, name=self._run, prefix=self._prefix, partitions=scenario.partitions, padding=scenario.padding
+            self._config,
+            name=self._run,
+            prefix=self._prefix,
+            partitions=scenario.partitions,
+            padding=scenario.padding,
+            learns=scenario.learners > 0,
         )
         asyncio.run(self._create_topics())
-        with Supervisor(self._children) as supervisor:
-            stage = self._stage(supervisor)
+        with Supervisor(self._children) as supervisor, Supervisor(self._children) as learners:
+            stage = self._stage(supervisor, learners)
             self._start("reader", reader.Plan(self._bootstrap, str(self._config), self._group, self._notes("reader")))
+            if scenario.learners:
+                self._start("channel", self._delivering())
             for name in self._workers():
                 self._join(supervisor, name)
+            for number in range(scenario.learners):
+                self._teach(learners, f"learner-{number}")
             self._wait_until_whole(stage)
             start = monotonic()
             self._start("publisher", self._publishing())
@@ -143,14 +211,20 @@ class _Play:
             sleep(max(0.0, start + (scenario.signals - scenario.burst) / scenario.rate - monotonic()))
             self._finish("publisher", _PUBLISHED_SECONDS)
             self._settle()
+            if scenario.learners:
+                self._finish("channel", _PUBLISHED_SECONDS)
+                self._settle(crowd.WINDOW_SECONDS)
+                self._settle_learners()
             self._wait_until_whole(stage)
             self._dismiss(supervisor)
+            self._dismiss(learners)
         self._finish("reader", _READ_SECONDS)
         asyncio.run(self._delete_topics())
         sent = notes.read(Path(self._notes("publisher")), list[Sent])
         evidence = notes.read(Path(self._notes("reader")), Evidence)
+        reports = notes.read(Path(self._notes("channel")), Reports) if scenario.learners else None
         notes.write(self._children.directory / "injections", injections)
-        return self._played(sent, evidence, injections, supervisor.exits)
+        return self._played(sent, reports, evidence, injections, [*supervisor.exits, *learners.exits])
 
     # --- Who takes part ---
 
@@ -182,46 +256,72 @@ class _Play:
         finally:
             await admin.close()
 
-    def _stage(self, supervisor: Supervisor) -> Stage:
-        scenario, networks, states = self._scenario, {}, {}
-        if scenario.faults & STATE_FAULTS:
+    def _stage(self, supervisor: Supervisor, learners: Supervisor) -> Stage:
+        scenario, networks, states, clocks = self._scenario, {}, {}, {}
+        if scenario.stored or scenario.faults & STATE_FAULTS:
             states = {name: self._children.directory / "state" / name for name in self._workers()}
         if scenario.faults & NETWORK_FAULTS:
             if self._broker is None:
                 raise ScenarioFailed(f"{scenario.name} cuts networks, which needs a broker of its own")
             networks = dict(zip(self._workers(), self._broker.networks[: scenario.workers], strict=True))
+        if scenario.faults & CLOCK_FAULTS:
+            clocks = {name: Clock(self._children.directory / f"{name}.clock") for name in self._workers()}
         stage = Stage(
             supervisor,
+            learners,
             self._children,
             lambda name: self._join(supervisor, name),
             partitions=scenario.partitions,
             session_seconds=scenario.session_seconds,
             networks=networks,
             states=states,
+            clocks=clocks,
             broker=self._broker,
         )
-        self._networks, self._states = networks, states
+        self._networks, self._states, self._clocks = networks, states, clocks
         for name in networks:
             stage.open_network(name)
         return stage
 
     def _join(self, supervisor: Supervisor, name: str) -> None:
         """Start a worker as users do."""
-        network, state = self._networks.get(name), self._states.get(name)
-        settings = {
-            "BATUTA_SESSION_TIMEOUT_SECONDS": f"{self._scenario.session_seconds}",
-            "BATUTA_HEARTBEAT_SECONDS": f"{self._scenario.session_seconds / 8}",
-            **({"BATUTA_INSTANCE": name} if self._scenario.named else {}),
-            **({} if state is None else {"BATUTA_STORE": "rocksdb", "BATUTA_STATE_DIR": str(state)}),
-        }
+        network, state, clock = self._networks.get(name), self._states.get(name), self._clocks.get(name)
         where = self._bootstrap if network is None else network.bootstrap
-        worker = [sys.executable, "-m", "agents", "up", str(self._config), "--bootstrap", where, "--web-port", "0"]
-        command = ["env", *(f"{key}={value}" for key, value in settings.items()), *worker]
+        store = {} if state is None else {"BATUTA_STORE": "rocksdb", "BATUTA_STATE_DIR": str(state)}
+        command = self._engine("up", name, where, "--web-port", "0", "--no-learner", **store)
+        if clock is not None:
+            command = clock.on(command)
         if state is not None:
             state.mkdir(parents=True)
         if state is not None and "disk-full" in self._scenario.faults:
             command = on_a_small_disk(state, command)
         supervisor.add(name, command)
+
+    def _teach(self, learners: Supervisor, name: str) -> None:
+        """Start a learner as users do."""
+        learners.add(name, self._engine("learn", name, self._bootstrap))
+
+    def _engine(self, role: str, name: str, bootstrap: str, *options: str, **settings: str) -> list[str]:
+        """A command of the engine with its settings."""
+        session = self._scenario.session_seconds
+        settings |= {
+            "BATUTA_SESSION_TIMEOUT_SECONDS": f"{session}",
+            "BATUTA_HEARTBEAT_SECONDS": f"{session / 8}",
+            "BATUTA_GUARANTEE": self._scenario.guarantee,
+            **({"BATUTA_INSTANCE": name} if self._scenario.named else {}),
+        }
+        engine = [sys.executable, "-m", "agents", role, str(self._config), "--bootstrap", bootstrap, *options]
+        return ["env", *(f"{key}={value}" for key, value in settings.items()), *engine]
+
+    def _delivering(self) -> channel.Plan:
+        return channel.Plan(
+            self._bootstrap,
+            self._group,
+            f"{self._prefix}decisions",
+            f"{self._prefix}outcomes",
+            self._seed,
+            self._notes("channel"),
+        )
 
     def _publishing(self) -> publisher.Plan:
         scenario = self._scenario
@@ -279,37 +379,43 @@ class _Play:
             served = {name: stage.supervisor.partitions(name) for name in stage.supervisor.names()}
             self._complaints.append(f"after {WHOLE_SECONDS:.0f} s not all partitions and workers serve: {served}")
 
-    def _settle(self) -> None:
-        """Wait until everything is handled and committed, and nothing comes after it."""
-        with self._watcher() as behind:
+    def _settle(self, window_seconds: float = 0.0) -> None:
+        """Wait until everything is handled and committed, and nothing comes after it but what `window_seconds` end."""
+        names = [f"{self._prefix}{role}" for role in topics.READ_IN_BATCHES]
+        with self._watcher(self._group, names) as behind:
             if not _within(SETTLE_SECONDS, lambda: not behind()):
                 self._complaints.append(
                     f"{behind()} records were not handled {SETTLE_SECONDS:.0f} s after the last one"
                 )
                 return
-            sleep(crowd.WAIT_SECONDS + 1)
+            sleep(max(crowd.WAIT_SECONDS, window_seconds) + 1)
             _within(SETTLE_SECONDS, lambda: not behind())
 
+    def _settle_learners(self) -> None:
+        """Wait until everything that was told is learned."""
+        with self._watcher(f"{self._group}-learners", [f"{self._prefix}learning"]) as behind:
+            if not _within(SETTLE_SECONDS, lambda: not behind()):
+                self._complaints.append(
+                    f"{behind()} examples were not learned {SETTLE_SECONDS:.0f} s after the last one"
+                )
+
     @contextmanager
-    def _watcher(self) -> Iterator[Callable[[], int]]:
-        """What says how many records are not committed; many while the brokers do not say."""
-        with closing(
-            Consumer({"bootstrap.servers": self._bootstrap, "group.id": self._group, "log_level": 2})
-        ) as asker:
-            names = [f"{self._prefix}{role}" for role in topics.READ_IN_BATCHES]
+    def _watcher(self, group: str, names: Sequence[str]) -> Iterator[Callable[[], int]]:
+        """What says how many records a group has not committed; many while the brokers do not say."""
+        with closing(asker(self._bootstrap, group)) as consumer:
 
             def behind() -> int:
                 try:
-                    return sum(max(0, each.end - each.committed) for each in reader.progress(asker, names))
+                    return sum(max(0, each.end - each.committed) for each in progress(consumer, names))
                 except (KafkaException, TimeoutError):
                     return 1
 
             yield behind
 
     def _dismiss(self, supervisor: Supervisor) -> None:
-        """Stop the workers in order; each has to end well."""
-        with ThreadPoolExecutor(len(supervisor.names())) as beside:
-            names = supervisor.names()
+        """Stop what a supervisor keeps running in order; each has to end well."""
+        names = supervisor.names()
+        with ThreadPoolExecutor(max(1, len(names))) as beside:
             for name, status in zip(names, beside.map(supervisor.remove, names), strict=True):
                 if status != 0:
                     said = self._children.last_words(name)
@@ -317,17 +423,45 @@ class _Play:
 
     # --- What came of it ---
 
-    def _played(self, sent: list[Sent], evidence: Evidence, injections: list[Injection], exits: list[Exit]) -> Played:
+    def _played(
+        self,
+        sent: list[Sent],
+        reports: Reports | None,
+        evidence: Evidence,
+        injections: list[Injection],
+        exits: list[Exit],
+    ) -> Played:
         due = {each.message_id: each.at for each in sent if each.kind == "signal"}
         recovered: dict[str, list[float]] = {}
         never = 0
         for injection in injections:
             seconds = recoveries(injection, evidence.decisions, due)
             never += len(seconds) < len(injection.partitions)
-            if seconds:
-                recovered.setdefault(injection.fault, []).append(max(seconds.values()))
-        verdict = judge(sent, evidence, CAPS)
-        return Played(self._scenario, verdict, injections, recovered, never, exits, self._complaints)
+            slowest = (
+                relearned_after(injection, evidence)
+                if injection.fault in LEARNER_FAULTS
+                else max(seconds.values(), default=None)
+            )
+            if slowest is not None:
+                recovered.setdefault(injection.fault, []).append(slowest)
+        unusable, lessons = [], None
+        if reports is not None:
+            unusable, lessons = reports.poison, judge_lessons(reports, evidence, crowd.OFFERS, crowd.MOST_BROUGHT)
+        strict = self._scenario.guarantee == "exactly_once"
+        verdict = judge([*sent, *unusable], evidence, CAPS, exactly_once=strict)
+        return Played(
+            self._scenario,
+            verdict,
+            injections,
+            recovered,
+            never,
+            exits,
+            self._complaints,
+            lessons,
+            evidence.ahead,
+            evidence.behind,
+            evidence.early,
+        )
 
 
 def _in_turn(lane: Sequence[str], count: int, draw: random.Random) -> list[str]:

@@ -12,20 +12,22 @@ import hashlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import cast
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
 from agents import topics
 from agents.journal import EPOCH_HEADER
+from agents.model_topic import Found, Shelf, TrainingState, standing_of
 from benchmarks.chaos import notes
 from benchmarks.chaos.crowd import SEEN, TOTAL
-from benchmarks.chaos.notes import Counted, Decided, Evidence, Progress, Rejected
+from benchmarks.chaos.following import Following, asker, progress
+from benchmarks.chaos.notes import Counted, Decided, Evidence, Learned, Rejected, Taught, Version
 from benchmarks.chaos.verdict import Latest
 from config import load_directory
 from engine import aggregates
@@ -33,12 +35,7 @@ from engine.calendar import parse_rfc3339_ms
 from engine.identity import BUDGET, Identity
 from engine.profile import decode_profile
 from engine.repertoire import Repertoire
-
-_BATCH, _WAIT_SECONDS = 1_000, 0.05
-_ASK_SECONDS = 10.0
-_END_SECONDS = 120.0
-_FINAL = (KafkaError._AUTO_OFFSET_RESET, KafkaError._FATAL, KafkaError.UNKNOWN_TOPIC_OR_PART)  # noqa: SLF001 - their names
-"""What no patience helps against; everything else librdkafka tries again by itself."""
+from models.snapshot import unseal
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -70,7 +67,26 @@ class _Reject(msgspec.Struct):
     offset: int
 
 
+class _Example(msgspec.Struct, rename="camel"):
+    """What of an example the verdict looks at."""
+
+    model: str
+    example_id: str
+    decision_id: str
+    reward: float
+
+
+class _State(msgspec.Struct):
+    """What of a model's state the verdict looks at."""
+
+    examples: int
+    history: bytes
+
+
 _decision = msgspec.json.Decoder(_Decision)
+_example = msgspec.json.Decoder(_Example)
+_training = msgspec.msgpack.Decoder(TrainingState)
+_state = msgspec.msgpack.Decoder(_State)
 _reject = msgspec.json.Decoder(_Reject)
 _identity = msgspec.msgpack.Decoder(Identity)
 
@@ -83,122 +99,99 @@ class Reader:
         self._repertoire: Repertoire = load_directory(Path(plan.config))
         self._decisions: list[Decided] = []
         self._rejects: list[Rejected] = []
+        self._taught: list[Taught] = []
+        self._versions: list[Version] = []
         self._overruled = 0
+        self._ahead = self._behind = self._early = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Read until told to stop and everything there is by then is read; note it."""
-        with closing(self._consumer()) as consumer:
-            at = self._places(consumer, ("decisions", "rejects"))
-            consumer.assign([TopicPartition(each.topic, each.partition, OFFSET_BEGINNING) for each in at])
+        learns = [rule.id for rule in self._repertoire.models]
+        with self._following("decisions", "rejects", *(("learning", "models") if learns else ())) as outputs:
             while not stop.is_set():
-                self._take(consumer)
-            self._read_to_end(consumer, at, self._take)
-            profiles = self._last_values(consumer, "profiles")
-            redirects = self._last_values(consumer, "identities")
-            evidence = Evidence(
-                self._decisions,
-                self._rejects,
-                {
-                    key.decode(): counted(value, self._repertoire)
-                    for key, value in profiles.items()
-                    if key not in redirects
-                },
-                {
-                    key.decode(): _identity.decode(value).canonical
-                    for key, value in redirects.items()
-                    if not key.startswith(f"{BUDGET}:".encode())
-                },
-                progress(consumer, [f"{self._repertoire.prefix}{role}" for role in topics.READ_IN_BATCHES]),
-                self._overruled,
-            )
+                self._take(outputs.come())
+            self._take(outputs.rest())
+        profiles, redirects = self._last_values("profiles"), self._last_values("identities")
+        evidence = Evidence(
+            self._decisions,
+            self._rejects,
+            {key.decode(): counted(value, self._repertoire) for key, value in profiles.items() if key not in redirects},
+            {
+                key.decode(): _identity.decode(value).canonical
+                for key, value in redirects.items()
+                if not key.startswith(f"{BUDGET}:".encode())
+            },
+            self._progress(),
+            self._overruled,
+            self._taught,
+            self._versions,
+            self._learned(learns) if learns else {},
+            self._ahead,
+            self._behind,
+            self._early,
+        )
         notes.write(Path(self._plan.notes), evidence)
 
-    def _consumer(self) -> Consumer:
-        """In the group, to be told its offsets, but never a member: it assigns itself."""
-        return Consumer(
-            {
-                "bootstrap.servers": self._plan.bootstrap,
-                "group.id": self._plan.group,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "reconnect.backoff.max.ms": 500,
-                "fetch.wait.max.ms": 50,
-                "log_level": 2,
-            }
-        )
-
-    def _places(self, consumer: Consumer, roles: Sequence[str]) -> list[TopicPartition]:
-        return _places(consumer, [f"{self._repertoire.prefix}{role}" for role in roles])
+    def _following(self, *roles: str) -> Following:
+        names = [f"{self._repertoire.prefix}{role}" for role in roles]
+        return Following(self._plan.bootstrap, self._plan.group, names)
 
     # --- As they come ---
 
-    def _take(self, consumer: Consumer) -> None:
-        for message in self._messages(consumer):
-            value = message.value() or b""
-            if message.topic() == f"{self._repertoire.prefix}decisions":
-                self._decisions.append(decided(message.partition() or 0, monotonic(), value))
-            else:
+    def _take(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            at, value = monotonic(), message.value() or b""
+            role = (message.topic() or "").removeprefix(self._repertoire.prefix)
+            if role == "decisions":
+                decision = decided(message.partition() or 0, at, value)
+                self._note_clocks(message.timestamp()[1] / 1000, decision.decided_ms / 1000)
+                self._decisions.append(decision)
+            elif role == "rejects":
                 self._rejects.append(rejected(value))
+            elif role == "learning":
+                self._taught.append(taught(message.offset() or 0, at, value))
+            elif b"#" not in (message.key() or b""):
+                offset = standing_of(_headers(message)).offset
+                self._versions.append(Version(at, offset, (message.key() or b"").decode()))
 
-    def _messages(self, consumer: Consumer) -> Iterator[Message]:
-        for message in consumer.consume(_BATCH, _WAIT_SECONDS):
-            error = message.error()
-            if error is None:
-                yield message
-            elif error.code() in _FINAL:
-                raise KafkaException(error)
+    def _note_clocks(self, published: float, decided: float) -> None:
+        """Decisions are published under the clock of their worker, and dated by the clock of their customer."""
+        now = time()
+        self._ahead, self._behind = max(self._ahead, published - now), max(self._behind, now - published)
+        self._early = max(self._early, decided - now)
 
     # --- At the end ---
 
-    def _read_to_end(self, consumer: Consumer, at: Sequence[TopicPartition], take: Callable[[Consumer], None]) -> None:
-        """Read until the positions are where the partitions end. TimeoutError when they do not get there."""
-        ends = {(each.topic, each.partition): _end(consumer, each) for each in at}
-        deadline = monotonic() + _END_SECONDS
-        while any(max(each.offset, 0) < ends[each.topic, each.partition] for each in consumer.position(list(at))):
-            take(consumer)
-            if monotonic() > deadline:
-                raise TimeoutError(f"what there is could not be read within {_END_SECONDS:.0f} s")
-
-    def _last_values(self, consumer: Consumer, role: str) -> dict[bytes, bytes]:
+    def _last_values(self, role: str) -> dict[bytes, bytes]:
         """The last value of each key of a changelog."""
-        at = self._places(consumer, [role])
-        consumer.assign([TopicPartition(each.topic, each.partition, OFFSET_BEGINNING) for each in at])
-        latest = {each.partition: Latest() for each in at}
-
-        def take(consumer: Consumer) -> None:
-            for message in self._messages(consumer):
-                latest[message.partition() or 0].apply(message.key(), message.value(), _epoch(message))
-
-        self._read_to_end(consumer, at, take)
+        latest: dict[int, Latest] = {}
+        with self._following(role) as changes:
+            for message in changes.rest():
+                of = latest.setdefault(message.partition() or 0, Latest())
+                of.apply(message.key(), message.value(), _epoch(message))
         self._overruled += sum(each.overruled for each in latest.values())
         return {key: value for each in latest.values() for key, value in each.values.items()}
 
+    def _progress(self) -> list[notes.Progress]:
+        with closing(asker(self._plan.bootstrap, self._plan.group)) as consumer:
+            return progress(consumer, [f"{self._repertoire.prefix}{role}" for role in topics.READ_IN_BATCHES])
 
-def progress(consumer: Consumer, names: Sequence[str]) -> list[Progress]:
-    """How far the consumer's group is with some topics. Raises KafkaException or TimeoutError when nobody tells."""
-    committed = consumer.committed(_places(consumer, names), _ASK_SECONDS)
-    return [Progress(each.topic, each.partition, max(each.offset, 0), _end(consumer, each)) for each in committed]
-
-
-def _places(consumer: Consumer, names: Sequence[str]) -> list[TopicPartition]:
-    return [
-        TopicPartition(name, number)
-        for name in names
-        for number in consumer.list_topics(name, _ASK_SECONDS).topics[name].partitions
-    ]
-
-
-def _end(consumer: Consumer, at: TopicPartition) -> int:
-    watermarks = consumer.get_watermark_offsets(TopicPartition(at.topic, at.partition), _ASK_SECONDS)
-    if watermarks is None:
-        raise TimeoutError(f"the broker did not say where {at.topic}[{at.partition}] ends")
-    return watermarks[1]
+    def _learned(self, models: list[str]) -> dict[str, Learned]:
+        """What the states of models say, as the next learner would find them."""
+        shelf = Shelf(models)
+        with self._following("models") as records:
+            for message in records.rest():
+                shelf.put(message.key(), message.value(), _headers(message))
+        return {model: learned(shelf[model]) for model in models}
 
 
 def _epoch(message: Message) -> int | None:
     """The epoch of the owner that wrote a record of a changelog."""
-    headers = cast("list[tuple[str, bytes]]", message.headers() or [])
-    return next((int(value) for name, value in headers if name == EPOCH_HEADER), None)
+    return next((int(value) for name, value in _headers(message) if name == EPOCH_HEADER), None)
+
+
+def _headers(message: Message) -> list[tuple[str, bytes]]:
+    return cast("list[tuple[str, bytes]]", message.headers() or [])
 
 
 # --- What a record says ---
@@ -235,6 +228,21 @@ def counted(value: bytes, repertoire: Repertoire) -> Counted:
         for each in repertoire.profile.aggregates
     }
     return Counted(_whole(found[SEEN]), _whole(found[TOTAL]), profile.merged)
+
+
+def taught(offset: int, at: float, value: bytes) -> Taught:
+    """What the verdict looks at of an example, read at a moment."""
+    said = _example.decode(value)
+    return Taught(at, offset, said.model, said.example_id, said.decision_id, said.reward, _digest(value))
+
+
+def learned(found: Found) -> Learned:
+    """What the state of a model says it has learned: nothing when there is none that can be read."""
+    body = b"" if found.state is None else unseal(found.state, None)
+    if not isinstance(body, bytes) or not body:
+        return Learned(0, b"")
+    said = _state.decode(_training.decode(body).dump)
+    return Learned(said.examples, said.history)
 
 
 def _whole(value: object) -> int:

@@ -45,6 +45,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     they were. `conflicting`: ids with several contents, signals with several ids, decisions nobody asked for, numbers
     said twice. `unrejected`: messages nobody can use that are not among the rejects. `over_cap`: offers beyond a limit.
     `unjoined`: logins without effect, or merged twice. `uncommitted`: records whose offsets are not committed.
+    `doubled`: what was redelivered where everything must come exactly once; else 0.
     `capped`, `joined`: how often a limit held something back, and how many devices were joined: at 0, nothing was
     tested. `overruled`: late writes of workers that had lost their partition, which do not count. `samples`: some of
     what is wrong, in words.
@@ -67,6 +68,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     capped: int
     joined: int
     overruled: int
+    doubled: int
     samples: tuple[str, ...]
 
     @property
@@ -75,17 +77,23 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.unapplied + self.undecided + self.unrejected + self.unjoined + self.uncommitted
 
     @property
+    def repeated(self) -> int:
+        """What had its effect more than once."""
+        return self.reapplied + self.doubled
+
+    @property
     def faults(self) -> str | None:
         """What is wrong, in words; None when nothing is."""
         names = (
             "unapplied", "reapplied", "undecided", "unrejected", "conflicting", "over_cap", "unjoined", "uncommitted",
+            "doubled",
         )  # fmt: skip
         wrong = [f"{count} {name}" for name in names if (count := getattr(self, name))]
         return f"{', '.join(wrong)} ({'; '.join(self.samples)})" if wrong else None
 
 
-def judge(sent: Iterable[Sent], evidence: Evidence, caps: Caps) -> Verdict:
-    """Compare what was accepted with all that came out."""
+def judge(sent: Iterable[Sent], evidence: Evidence, caps: Caps, *, exactly_once: bool = False) -> Verdict:
+    """Compare what was accepted with all that came out. `exactly_once`: not even the same bytes may come again."""
     by_kind: dict[str, list[Sent]] = defaultdict(list)
     for each in sent:
         by_kind[each.kind].append(each)
@@ -101,7 +109,10 @@ def judge(sent: Iterable[Sent], evidence: Evidence, caps: Caps) -> Verdict:
     _show(samples, "not rejected", unrejected)
     _show(samples, "rejected though nothing was wrong", unasked)
     _show(samples, "rejected with several contents", changed)
-    again = _again(contents) + _again(_contents(evidence.decisions, lambda each: each.decision_id))
+    decisions = _contents(evidence.decisions, lambda each: each.decision_id)
+    again = _again(contents) + _again(decisions)
+    if exactly_once:
+        _show(samples, "came again", [each for each, digests in {**contents, **decisions}.items() if len(digests) > 1])
     return Verdict(
         signals=len(signals),
         duplicates=len(by_kind["duplicate"]),
@@ -120,6 +131,7 @@ def judge(sent: Iterable[Sent], evidence: Evidence, caps: Caps) -> Verdict:
         capped=sum(each.trigger == caps.counter and each.action not in caps.actions for each in evidence.decisions),
         joined=sum(len(each.merged) for each in evidence.profiles.values()),
         overruled=evidence.overruled,
+        doubled=again if exactly_once else 0,
         samples=tuple(samples),
     )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -21,21 +23,42 @@ from msgspec.structs import replace
 from agents.broker import BrokerKind
 from agents.children import Children
 from agents.journal import EPOCH_HEADER, OWNER_KEY, Reader
+from agents.model_topic import Found, TrainingState, encode_state
 from agents.tables import Changelog, Table, TableSpec
-from benchmarks.chaos import crowd, faults, report
-from benchmarks.chaos.__main__ import main
-from benchmarks.chaos.crowd import BURST, MOST, Crowd, Shares
-from benchmarks.chaos.notes import Counted, Decided, Evidence, Injection, Progress, Rejected, Sent
+from benchmarks.chaos import clocks, crowd, faults, report
+from benchmarks.chaos.__main__ import _possible, main
+from benchmarks.chaos.channel import sayings
+from benchmarks.chaos.clocks import Clock
+from benchmarks.chaos.crowd import BURST, MODELS, MOST, MOST_BROUGHT, OFFERS, Crowd, Shares
+from benchmarks.chaos.following import Following, asker, progress
+from benchmarks.chaos.lessons import judge_lessons, relearned_after
+from benchmarks.chaos.notes import (
+    Counted,
+    Decided,
+    Evidence,
+    Injection,
+    Learned,
+    Progress,
+    Rejected,
+    Reported,
+    Reports,
+    Sent,
+    Taught,
+    Version,
+)
 from benchmarks.chaos.play import CAPS, Played, Scenario, _in_turn, play
-from benchmarks.chaos.reader import counted, decided, rejected
+from benchmarks.chaos.reader import counted, decided, learned, rejected, taught
 from benchmarks.chaos.scenarios import FULL, QUICK
 from benchmarks.chaos.supervisor import Supervisor
 from benchmarks.chaos.verdict import Latest, Verdict, judge, recoveries
 from benchmarks.results import Report
 from config.load import load_directory
+from engine.learning import decode_example
 from engine.profile import encode_profile
 from engine.replay import Replay
 from models.baseline import PriorScorer
+from models.model import Model
+from models.scorer import ModelScorer
 from tests.agents.kafka_in_memory import Stored
 
 NOON_MS = 1_767_614_400_000
@@ -220,6 +243,165 @@ def test_losses_are_counted_one_by_one(run, data):
     assert (verdict.undecided, verdict.redelivered, verdict.conflicting) == (len(gone), len(repeated), 0)
 
 
+def test_what_may_come_again_elsewhere_is_repeated_where_everything_comes_once(run):
+    """With transactions the same bytes under the same id are one too many, of decisions and of rejects."""
+    sent, evidence = run
+    assert judge(sent, evidence, CAPS, exactly_once=True).faults is None
+    again = plant(
+        evidence,
+        decisions=[*evidence.decisions, a_decision(evidence)],
+        rejects=[*evidence.rejects, evidence.rejects[0]],
+    )
+    lenient, strict = judge(sent, again, CAPS), judge(sent, again, CAPS, exactly_once=True)
+    assert (lenient.faults, lenient.redelivered, lenient.repeated) == (None, 2, 0)
+    assert strict.repeated == strict.doubled == 2
+    assert a_decision(evidence).decision_id in str(strict.faults)
+
+
+# --- Learning ---
+
+
+@pytest.fixture(scope="module")
+def lessons(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reports, Evidence]:
+    """What a channel said of a crowd's offers, and what models learned of them in process: nothing is wrong with it."""
+    config = crowd.write_config(tmp_path_factory.mktemp("config"), name="x", prefix="x.", partitions=4, learns=True)
+    repertoire = load_directory(config)
+    replay = Replay(repertoire, ModelScorer(repertoire))
+    people = Crowd("seed", 40, "run", Shares(0.0, 0.1, 0.2, 0.0), clock=lambda: replay.now_ms / 1000 or NOON_MS / 1000)
+    said, again, outputs = [], 0, []
+    for number in range(1_000):
+        message, at_ms = people.next(), NOON_MS + 50 * number
+        came = replay.publish("signals", message.routing and message.routing.decode(), message.value or b"", at_ms)
+        outputs += came
+        for offer in [decided(0, 0.0, each.value) for each in came if each.topic == "decisions"]:
+            for saying in sayings("seed", offer.decision_id, offer.customer_id) if offer.action in OFFERS else ():
+                outputs += replay.publish("outcomes", offer.customer_id, saying.value, at_ms)
+                said += [saying.outcome] if saying.kind == "outcome" else []
+                again += saying.kind == "again"
+    outputs += replay.advance(NOON_MS + 3_600_000)
+    models = {rule.id: Model(rule, repertoire.features, repertoire.action_features) for rule in repertoire.models}
+    for each in (each for each in outputs if each.topic == "learning"):
+        assert models[each.key.decode()].learn(decode_example(each.value)) == "learned"
+    evidence = Evidence(
+        [decided(0, 0.0, each.value) for each in outputs if each.topic == "decisions"],
+        [], {}, {}, [],
+        taught=[taught(at, float(at), each.value) for at, each in enumerate(outputs) if each.topic == "learning"],
+        learned={
+            name: learned(Found(encode_state(TrainingState(name, 0, len(outputs), model.dump()), None)))
+            for name, model in models.items()
+        },
+    )  # fmt: skip
+    return Reports(said, [], again), evidence
+
+
+def test_lessons_in_which_nothing_goes_wrong_are_in_order(lessons):
+    """Everything reported was told and learned, by both models, and there was enough of it."""
+    reports, evidence = lessons
+    judged = judge_lessons(reports, evidence, OFFERS, MOST_BROUGHT)
+    assert judged.faults is None
+    assert judged.examples == judged.learned == len(evidence.taught) > 200
+    assert judged.duplicates > 10
+    assert min(evidence.learned[model].examples for model in MODELS) > 50
+    assert sum(each.value > 0 for each in reports.outcomes) > 50
+
+
+def a_purchase(reports: Reports) -> Reported:
+    """Any outcome that brought something."""
+    return next(each for each in reports.outcomes if each.value)
+
+
+def a_model(evidence: Evidence, **changes: object) -> dict[str, Learned]:
+    """What was learned, with something else of one model."""
+    return {**evidence.learned, "red": replace(evidence.learned["red"], **changes)}
+
+
+MISTAUGHT: dict[str, tuple[Callable[[Reports, Evidence], tuple[Reports, Evidence]], dict[str, int]]] = {
+    "a purchase was never told": (
+        lambda r, e: (replace(r, outcomes=[*r.outcomes, Reported("new", a_purchase(r).decision_id, 7.0)]), e),
+        {"untold": 1, "wrong": 1},
+    ),
+    "a purchase was told that nobody reported": (
+        lambda r, e: (replace(r, outcomes=[each for each in r.outcomes if each is not a_purchase(r)]), e),
+        {"wrong": 2},
+    ),
+    "a purchase counted twice": (
+        lambda r, e: (
+            r,
+            replace(
+                e,
+                taught=[
+                    replace(each, reward=2 * each.reward) if each.decision_id == a_purchase(r).decision_id else each
+                    for each in e.taught
+                ],
+            ),
+        ),
+        {"wrong": 1},
+    ),
+    "an offer was never shown": (
+        lambda r, e: (
+            r, replace(e, decisions=[*e.decisions, replace(e.decisions[0], decision_id="new", action=OFFERS[0])])
+        ),
+        {"untold": 2},
+    ),
+    "an example has two contents": (
+        lambda r, e: (r, replace(e, taught=[*e.taught, replace(e.taught[0], digest=b"other", offset=10**6)])),
+        {"wrong": 1},
+    ),
+    "an example was not learned": (
+        lambda r, e: (r, replace(e, learned=a_model(e, examples=e.learned["red"].examples - 1))),
+        {"unlearned": 1},
+    ),
+    "an example was learned twice": (
+        lambda r, e: (r, replace(e, learned=a_model(e, examples=e.learned["red"].examples + 1))),
+        {"relearned": 1},
+    ),
+    "one was left out and another learned twice": (
+        lambda r, e: (r, replace(e, learned=a_model(e, history=b"other"))),
+        {"unlearned": 1, "relearned": 1},
+    ),
+    "a model has no state": (
+        lambda r, e: (r, replace(e, learned={**e.learned, "red": Learned(0, b"")})),
+        {"unlearned": -1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", MISTAUGHT)
+def test_what_is_taught_or_learned_wrongly_is_found(lessons, planted):
+    """Each thing that can go wrong with outcomes and examples is seen, and taken for nothing else."""
+    change, expected = MISTAUGHT[planted]
+    judged = judge_lessons(*change(*lessons), OFFERS, MOST_BROUGHT)
+    names = ("untold", "wrong", "unlearned", "relearned")
+    found = {name: count for name in names if (count := getattr(judged, name))}
+    whole = {name: lessons[1].learned["red"].examples if count < 0 else count for name, count in expected.items()}
+    assert found == whole
+    assert judged.faults is not None
+    assert judged.samples
+
+
+def test_an_example_that_comes_again_is_one(lessons):
+    """What a worker told twice, the models learn once."""
+    reports, evidence = lessons
+    again = [*evidence.taught, replace(evidence.taught[3], offset=10**6)]
+    judged = judge_lessons(reports, replace(evidence, taught=again), OFFERS, MOST_BROUGHT)
+    assert (judged.faults, judged.redelivered) == (None, 1)
+
+
+def test_relearning_counts_to_the_version_of_each_model_that_knows_what_came_after():
+    """Versions that only know what was told before do not count, and the slower model does."""
+
+    def told(offset: int, at: float, model: str) -> Taught:
+        return Taught(at, offset, model, f"e{offset}", "d", 0.0, b"")
+
+    log = [told(1, 9.0, "red"), told(2, 11.0, "red"), told(3, 11.5, "azure"), told(4, 12.0, "red")]
+    versions = [Version(11.2, 2, "red"), Version(12.5, 4, "red"), Version(14.0, 4, "azure"), Version(15.0, 5, "red")]
+    evidence = Evidence([], [], {}, {}, [], taught=log, versions=versions)
+    struck = Injection("learner-kill", 10.0, 10.0, [])
+    assert relearned_after(struck, evidence) == 4.0
+    assert relearned_after(replace(struck, at=13.0), evidence) is None
+    assert relearned_after(struck, replace(evidence, versions=versions[:2])) is None
+
+
 # --- The crowd ---
 
 
@@ -364,6 +546,28 @@ def test_a_full_disk_takes_no_byte_until_it_is_freed(children, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_clock_is_set_while_its_process_runs_and_nobody_elses_is(children, tmp_path):
+    """Forward, back and right again; waiting takes as long as ever."""
+    if not clocks.has_clocks():
+        pytest.skip("libfaketime is only where Linux runs on x86-64")
+    clock, said = Clock(tmp_path / "clock"), children.directory / "worker.out"
+    told = "import time\nwhile True: print(time.time(), flush=True); time.sleep(0.1)"
+    children.start("worker", clock.on([sys.executable, "-c", told]))
+
+    def off() -> float:
+        lines = said.read_text().splitlines() if said.exists() else []
+        return float(lines[-1]) - time.time() if lines else -1e9
+
+    for seconds in (0, 3_600, -3_600, 0):
+        clock.put(seconds)
+        assert soon(lambda seconds=seconds: abs(off() - seconds) < 1.0)
+    before, began = len(said.read_text().splitlines()), time.monotonic()
+    clock.put(3_600)
+    time.sleep(2.0)
+    ticks = (len(said.read_text().splitlines()) - before) / ((time.monotonic() - began) / 0.1)
+    assert 0.3 < ticks < 1.2
+
+
 @given(st.binary(min_size=200, max_size=400), st.integers())
 def test_damage_changes_a_file(tmp_path_factory, content, seed):
     """What was there is not there any more."""
@@ -389,6 +593,21 @@ def test_all_that_can_be_done_is_done():
         assert len({each.name for each in form}) == len(form)
     assert sum(each.signals for each in QUICK) >= 20_000
     assert sum(each.signals for each in FULL) >= 500_000
+    assert all(not each.faults & faults.LEARNER_FAULTS or each.learners for each in (*QUICK, *FULL))
+
+
+def test_what_a_system_cannot_do_is_left_out(monkeypatch, capsys):
+    """Scenarios about it are not played, it is not played among others, and both is said."""
+    monkeypatch.setattr("benchmarks.chaos.__main__.has_clocks", lambda: False)
+    monkeypatch.setattr("benchmarks.chaos.__main__.has_small_disks", lambda: False)
+    left, all_ = [*_possible(FULL)], {each.name for each in FULL}
+    assert all_ - {each.name for each in left} == {"disk-full", "clock", "clock-kill"}
+    assert not set().union(*(each.faults for each in left)) & {"disk-full", *faults.CLOCK_FAULTS}
+    assert all(all(each.lanes) for each in left)
+    assert "libfaketime" in capsys.readouterr().err
+    monkeypatch.undo()
+    if clocks.has_clocks() and faults.has_small_disks():
+        assert [*_possible(FULL)] == [*FULL]
 
 
 def _connects(port: int) -> bool:
@@ -425,8 +644,23 @@ def test_the_report_names_what_is_wrong_and_marks_its_row(run, tmp_path):
     report.write(chaos_report(), [good, bad], "1", tmp_path)
     assert msgspec.json.decode((tmp_path / "chaos.json").read_bytes())["rows"]
     table = (tmp_path / "chaos.md").read_text("utf-8")
-    assert "| kill | 2 | 1.5 s | 1.5 s |" in table
-    assert "not applicable yet" in table
+    signals = good.verdict.signals
+    assert f"| kill | 2 | {2 * signals:,} | {2 * signals:,} | 1 | 0 | 0 | 1.5 s | 1.5 s |" in table
+    still = played(good.verdict, injections=[Injection("clock-back", 0.0, 0.0, [0])], ahead=3_600.0, behind=9.0)
+    assert ["nothing was put to the test" in sentence for sentence in report.faults([still])] == [True]
+
+
+def test_what_is_wrong_with_learning_is_in_every_count(lessons, run):
+    """What was lost, repeated or contradicted in learning is told with what became of signals."""
+    (reports, evidence), good = lessons, judge(*run, CAPS)
+    assert report.faults([played(good, lessons=judge_lessons(reports, evidence, OFFERS, MOST_BROUGHT))]) == []
+    for planted, (change, _) in MISTAUGHT.items():
+        bad = played(good, lessons=judge_lessons(*change(reports, evidence), OFFERS, MOST_BROUGHT))
+        assert bad.lost + bad.repeated + bad.conflicting > 0, planted
+        assert [sentence.startswith("kill: learning: ") for sentence in report.faults([bad])] == [True]
+        rows = {each.metric: each for each in report.rows([bad])}
+        assert not all(rows[f"chaos.{name}"].met for name in ("lost", "repeated", "conflicting"))
+        assert "chaos.kill.learned" in rows
 
 
 def chaos_report():
@@ -441,6 +675,35 @@ def test_an_unknown_scenario_is_a_usage_error(capsys):
 
 
 # --- On Kafka ---
+
+
+def test_marks_of_transactions_are_nothing_left_to_handle(broker, unique_prefix, unique_group):
+    """What was committed is read, what was not is none; the offsets that their ends take are no record."""
+    if broker.kind is not BrokerKind.KAFKA:
+        pytest.skip("the embedded broker knows no transactions")
+    name = f"{unique_prefix}x"
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.create_topics([NewTopic(name, 1, 1)])[name].result(20)
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": unique_group})
+    producer.init_transactions(20)
+
+    def publish(value: bytes, *, whole: bool) -> None:
+        producer.begin_transaction()
+        producer.produce(name, value)
+        producer.flush(20)
+        (producer.commit_transaction if whole else producer.abort_transaction)(20)
+
+    publish(b"one", whole=True)
+    publish(b"none", whole=False)
+    with closing(asker(broker.bootstrap, unique_group)) as consumer:
+        consumer.commit(offsets=[TopicPartition(name, 0, 1)], asynchronous=False)
+        assert progress(consumer, [name]) == [Progress(name, 0, 1, 1)]
+        with Following(broker.bootstrap, unique_group, [name]) as read:
+            assert [each.value() for each in read.rest()] == [b"one"]
+            publish(b"two", whole=True)
+            (left,) = progress(consumer, [name])
+            assert left.end > left.committed == 1
+            assert [each.value() for each in read.rest()] == [b"two"]
 
 
 @pytest.mark.slow
