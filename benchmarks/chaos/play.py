@@ -23,7 +23,7 @@ from agents import topics
 from agents.broker import KafkaBroker
 from agents.children import Children
 from benchmarks.chaos import channel, crowd, notes, publisher, reader
-from benchmarks.chaos.clocks import Clock
+from benchmarks.chaos.clocks import Clock, sweep
 from benchmarks.chaos.crowd import Shares
 from benchmarks.chaos.faults import (
     CLOCK_FAULTS,
@@ -265,6 +265,7 @@ class _Play:
                 raise ScenarioFailed(f"{scenario.name} cuts networks, which needs a broker of its own")
             networks = dict(zip(self._workers(), self._broker.networks[: scenario.workers], strict=True))
         if scenario.faults & CLOCK_FAULTS:
+            sweep()
             clocks = {name: Clock(self._children.directory / f"{name}.clock") for name in self._workers()}
         stage = Stage(
             supervisor,
