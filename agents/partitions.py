@@ -14,6 +14,7 @@ handled while the last transaction was on its way are the next.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter, time
@@ -174,7 +175,9 @@ class Partition:
         """Whether everything its last owner may have left unsent is sent."""
         self._around = around
         self._sender: Sender = around.sender if transactions is None else transactions
-        self._state = around.engine.state(**tables, committed=self.committed)
+        self._settled = self.committed if transactions is None else {}
+        """Offsets below which nothing is sent again, as the engine is told: with transactions all, once resumed."""
+        self._state = around.engine.state(**tables, committed=self._settled)
         self._accepting = False
         self._opened = 0
         """Counts the times work began; a batch of before is left alone."""
@@ -194,6 +197,7 @@ class Partition:
         """Send what the last owner may have left unsent; done once."""
         if self.resumed:
             return
+        self._settled.update(self.committed)
         left, changes = self._around.engine.resume(self._state), self.journal.changes()
         if self.transactions is not None:
             await self._transact(changes, left, {})
@@ -202,6 +206,9 @@ class Partition:
             self._around.check()
             for future in [await self._send(output) for output in left]:
                 await future
+        if self.transactions is not None:
+            # What a record does and its offset count together: none is handled again that did anything.
+            self._settled.update(dict.fromkeys(self.committed, sys.maxsize))
         self.resumed = True
 
     def rows(self) -> dict[str, dict[str, bytes]] | None:

@@ -70,6 +70,37 @@ class Sender:
         self.waiting.clear()
 
 
+class TransactionalProducer(Sender):
+    """A producer of transactions: what is sent is in the logs when one is committed, and ends with a marker each."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        super().__init__(kafka, held=True)
+        self._offsets: dict[TopicPartition, int] = {}
+
+    async def begin_transaction(self) -> None:
+        """Begin one."""
+        assert not self.waiting
+
+    async def send_offsets_to_transaction(self, offsets: Mapping[TopicPartition, int], group: str) -> None:  # noqa: ARG002 - as the real one
+        """Have offsets committed with it."""
+        self._offsets.update(offsets)
+
+    async def flush(self) -> None:
+        """Everything sent is with the broker."""
+
+    async def commit_transaction(self) -> None:
+        """Commit records and offsets."""
+        written = {sent.at for sent in self.waiting}
+        self.release()
+        for at in written:
+            self._kafka.store(at, Stored(-1, 0, None, None, ()))
+        self._kafka.committed |= self._offsets
+        self._offsets.clear()
+
+    async def stop(self) -> None:
+        """Nothing to let go of."""
+
+
 class Reader:
     """A consumer without a group."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,10 +16,11 @@ from agents.metrics import Metrics
 from agents.offsets import Offsets, TopicPartition
 from agents.partitions import MOST_KEPT_BYTES, PART_BYTES, Batch, Partition, Routes, Surroundings
 from agents.tables import changelogs
+from agents.transactions import Transactions
 from engine.murmur import partition_of
 from engine.record import Effects, Output, Record
 from tests.agents.counting import FATAL, Counter, counting_engine
-from tests.agents.kafka_in_memory import Kafka, Stored
+from tests.agents.kafka_in_memory import Kafka, Stored, TransactionalProducer
 
 SIGNALS = TopicPartition("batuta.signals", 2)
 DECISIONS = TopicPartition("batuta.decisions", partition_of("ana", 4))
@@ -29,7 +31,7 @@ ROUTES = Routes("batuta.", 4, frozenset({"decisions", "customers", "links"}))
 class Bench:
     """One partition with everything around it; `failures` gathers what would have ended the process."""
 
-    def __init__(self, kafka: Kafka, **engine: Any) -> None:
+    def __init__(self, kafka: Kafka, transactions: Transactions | None = None, **engine: Any) -> None:
         self.kafka = kafka
         self.failures: list[str] = []
         self.done = self.commits = 0
@@ -39,8 +41,9 @@ class Bench:
         self.metrics = Metrics()
         parts = counting_engine(**engine)
         tables, logs = changelogs(parts.tables)
+        sender, markers = transactions or kafka.changelog_sender, Transactions.MARKERS if transactions else 0
         journal = Journal(
-            kafka.changelog_sender, 2, 1, logs, {"profiles": "batuta.profiles"}, {"profiles": 0}, self._read
+            sender, 2, 1, logs, {"profiles": "batuta.profiles"}, {"profiles": 0}, self._read, markers=markers
         )
         around = Surroundings(
             parts,
@@ -53,7 +56,7 @@ class Bench:
             self._commit,
             self._fail,
         )
-        self.partition = Partition(2, tables, journal, around)
+        self.partition = Partition(2, tables, journal, around, transactions)
 
     async def _read(self, at: TopicPartition, start: int, end: int) -> list[Any]:
         return self.kafka.logs[at][start:end]
@@ -277,6 +280,48 @@ async def test_what_was_left_unsent_is_sent_once_and_first():
     customers = TopicPartition("batuta.customers", partition_of("ana", 4))
     assert [record.value for record in bench.kafka.logs[customers]] == [b"left"]
     assert [record.key for record in bench.kafka.logs[PROFILES]] == [b"ana"]
+
+
+async def test_with_transactions_everything_counts_together():
+    """State, outputs and offsets of all batches that wait are one transaction, and what follows is the next."""
+    kafka = Kafka()
+    bench = Bench(kafka, Transactions(TransactionalProducer(kafka), "group"))
+    bench.partition.start()
+    await bench.partition.process(bench.batch([b"a"]))
+    await bench.partition.process(bench.batch([b"b", b"c"], start=1))
+    assert (kafka.logs, kafka.committed) == ({}, {})
+    await settle()
+    assert [record.value for record in kafka.logs[DECISIONS]] == [
+        b"signals/2@0:a", b"signals/2@1:b", b"signals/2@2:c", None
+    ]  # fmt: skip
+    assert kafka.committed == {SIGNALS: 3}
+    assert (bench.offsets.committable(), bench.done) == ({}, 2), "nothing is left to commit"
+    await bench.partition.process(bench.batch([b"d"], start=3))
+    await settle()
+    assert [record.key for record in kafka.logs[PROFILES]] == [b"ana", b"ana", None, b"ana", None]
+    assert (kafka.committed, bench.failures) == ({SIGNALS: 4}, [])
+    assert not bench.partition.is_torn
+    bench.partition.stop()
+
+
+async def test_with_transactions_nothing_is_sent_again_once_resumed():
+    """The last owner may have had another guarantee: what it left is sent, and from then on nothing is unsent."""
+    known = []
+
+    def resume(state: Any) -> list[Output]:
+        known.append(state.committed.get("signals", 0))
+        return [Output("customers", b"ana", b"left")]
+
+    kafka = Kafka()
+    bench = Bench(kafka, Transactions(TransactionalProducer(kafka), "group"), resume=resume)
+    bench.partition.committed["signals"] = 7
+    await bench.partition.resume()
+    assert known == [7]
+    assert [record.value for record in kafka.logs[TopicPartition("batuta.customers", DECISIONS.partition)]] == [
+        b"left", None
+    ]  # fmt: skip
+    assert bench.partition._state.committed["signals"] == sys.maxsize
+    assert bench.partition.committed == {"signals": 7}
 
 
 async def test_timers_come_from_effects_and_from_the_table():
