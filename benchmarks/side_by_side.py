@@ -50,7 +50,7 @@ class Form(NamedTuple):
     sizes: Sizes
 
 
-FULL, QUICK = Form(3, Sizes(20_000, 20)), Form(1, Sizes(8_000, 6))
+FULL, QUICK = Form(3, Sizes(20_000, 12)), Form(1, Sizes(8_000, 6))
 WARMING = Sizes(8_000, 2)
 
 
