@@ -55,6 +55,8 @@ PATTERNS = 400
 SIGNALS_EACH = 8
 """Signals a customer has given, on average."""
 REPETITIONS = 3
+ONCE = 1_000_000
+"""So many profiles are restored once in each way: one turn takes minutes."""
 FEW, MANY = 1_000, 200_000
 STALL_SIGNALS = 6_000
 BATCH = 100
@@ -369,7 +371,8 @@ def measure(*, quick: bool) -> Findings:
         for count in QUICK_PROFILES if quick else PROFILES:
             prefix = f"recovery-{count}."
             size = publish(broker.bootstrap, prefix, count, alike)
-            trials = [run_trial(prefix, turn, bench, () if quick and turn else HEIRS) for turn in range(REPETITIONS)]
+            turns = 1 if count >= ONCE else REPETITIONS
+            trials = [run_trial(prefix, turn, bench, () if quick and turn else HEIRS) for turn in range(turns)]
             faults += _missing(count, trials)
             rows += _rows(count, size, trials, idle)
     rows += _stall_rows()
