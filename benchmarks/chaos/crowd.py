@@ -27,9 +27,10 @@ OFFERS, NOTICED = ("offer-red", "offer-blue"), "noticed"
 """The actions that limits hold back; the trigger that decides at once."""
 BURST, BURST_MS, MOST = 2, 10_000, 8
 """No customer gets more than `BURST` offers within `BURST_MS`, or more than `MOST` in an hour."""
-MODELS, WINDOW_SECONDS, MOST_BROUGHT = ("red", "azure"), 15, 100
+MODELS, WINDOW_SECONDS, MOST_BROUGHT = ("red", "azure"), 45, 100
 """The models, one for each offer, in partitions that two learners share between them; how long an offer is waited
-for; what counts as the greatest success."""
+for, longer than any outage: once it is over, a history may drop the offer of an action that was answered before; what
+counts as the greatest success."""
 WAIT_SECONDS = 2
 """How long a reminder waits."""
 
