@@ -168,9 +168,9 @@ class Partition:
         """Through which everything is sent; None: each record counts when it is acknowledged."""
         self.timers = Timers()
         self.committed: dict[str, int] = {}
+        """Offset committed last, per role of the topics read."""
         self.heard_ms: dict[str, int] = {}
         """Role of a topic → broker timestamp of the latest record handled."""
-        """Offset committed last, per role of the topics read."""
         self.resumed = False
         """Whether everything its last owner may have left unsent is sent."""
         self._around = around
@@ -199,14 +199,13 @@ class Partition:
             return
         self._settled.update(self.committed)
         left, changes = self._around.engine.resume(self._state), self.journal.changes()
-        if self.transactions is not None:
-            await self._transact(changes, left, {})
-        else:
+        if self.transactions is None:
             await self.journal.confirm(await self.journal.append(changes))
             self._around.check()
             for future in [await self._send(output) for output in left]:
                 await future
-        if self.transactions is not None:
+        else:
+            await self._transact(changes, left, {})
             # What a record does and its offset count together: none is handled again that did anything.
             self._settled.update(dict.fromkeys(self.committed, sys.maxsize))
         self.resumed = True
