@@ -2,7 +2,8 @@
 
 aiokafka names all partitions in every fetch, and is told of all in every answer, in Python: for the four topics a
 worker reads, that is much of what a record costs which comes alone. `Sessions` stands between its fetcher and its
-client. The fetcher goes on asking for everything; what the broker has not been told yet goes over the wire.
+client: the fetcher goes on asking for everything, and what the broker has not been told yet goes over the wire. It
+also looks at the partitions for the fetcher, which does it anew, one by one, before and after every fetch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from aiokafka import TopicPartition
 from aiokafka.errors import FetchSessionIdNotFound, NoError
 from aiokafka.protocol.fetch import FetchRequest
 
@@ -19,9 +21,8 @@ _OLDEST_VERSION = 7
 _NONE, _FIRST = 0, 0
 _MOST_EPOCHS = 2**31 - 1
 
-Partition = tuple[str, int]
-Wanted = tuple[int, int]
-"""The offset to read from, and the most bytes."""
+Offsets = Mapping[TopicPartition, int]
+"""Where to read from."""
 
 
 class Session:
@@ -32,9 +33,9 @@ class Session:
         self.epoch = _FIRST
         self.stale = False
         """Whether the next fetch is to be answered for every partition, with or without news."""
-        self._known: dict[Partition, Wanted] = {}
+        self._known: dict[TopicPartition, int] = {}
 
-    def next(self, wanted: Mapping[Partition, Wanted]) -> tuple[dict[Partition, Wanted], list[Partition]]:
+    def next(self, wanted: Offsets) -> tuple[Offsets, list[TopicPartition]]:
         """What to name in the next fetch so that the broker knows what is wanted, and what it is to forget."""
         if self.stale:
             self.begin_anew()
@@ -84,36 +85,59 @@ class Sessions:
         if not isinstance(request, FetchRequest):
             return await self._send(node, request, **options)
         session = self._sessions[node]
+        fetch = request if isinstance(request, Fetch) else Fetch.of(request)
+        fetch.session = session
         try:
-            response = await self._send(node, _IncrementalFetch(request, session), **options)
+            response = await self._send(node, fetch, **options)
         except BaseException:
             session.begin_anew()
             raise
         if response.API_VERSION >= _OLDEST_VERSION:
             session.answered(response)
+        fetch.answer = response
         return response
 
 
-class _IncrementalFetch(FetchRequest):  # type: ignore[misc]
+class Fetch(FetchRequest):  # type: ignore[misc]
     """A fetch as the session of its broker has it."""
 
-    def __init__(self, full: FetchRequest, session: Session) -> None:
-        self.__dict__.update(full.__dict__)
-        self._session = session
-        self._topics: list[tuple[str, list[Any]]]
+    session: Session
+    answer: Any = None
+
+    def __init__(self, like: FetchRequest, offsets: Offsets, most: int) -> None:
+        self.__dict__.update(like.__dict__)
+        self._offsets = offsets
+        self._most = most
+
+    @classmethod
+    def of(cls, full: FetchRequest) -> Fetch:
+        """What a request of aiokafka's asks for."""
+        named = [(TopicPartition(topic, at), offset, most) for topic, parts in full.topics for at, offset, most in parts]
+        return cls(full, {at: offset for at, offset, _ in named}, named[0][-1])
+
+    @property
+    def topics(self) -> list[tuple[str, list[tuple[int, int, int]]]]:
+        """What was asked of the partitions that the answer is about; before it has come, of all."""
+        offsets = self._offsets
+        if self.answer is not None:
+            answered = [TopicPartition(topic, part[0]) for topic, parts in self.answer.topics for part in parts]
+            offsets = {at: offsets[at] for at in answered}
+        return self._named(offsets)
 
     def build(self, request_struct_class: Any) -> Any:
         """The request in the version that the broker and aiokafka agreed upon."""
         if request_struct_class.API_VERSION < _OLDEST_VERSION:
+            self._topics = self._named(self._offsets)
             return super().build(request_struct_class)
-        news, gone = self._session.next(
-            {(topic, at): (offset, most) for topic, parts in self._topics for at, offset, most in parts}
-        )
-        self._topics = _by_topic((topic, (at, *each)) for (topic, at), each in news.items())
+        news, gone = self.session.next(self._offsets)
+        self._topics = self._named(news)
         struct = super().build(request_struct_class)
-        struct.session_id, struct.session_epoch = self._session.id, self._session.epoch
+        struct.session_id, struct.session_epoch = self.session.id, self.session.epoch
         struct.forgotten_topics_data = _by_topic(gone)
         return struct
+
+    def _named(self, offsets: Offsets) -> list[tuple[str, list[tuple[int, int, int]]]]:
+        return _by_topic((at.topic, (at.partition, offset, self._most)) for at, offset in offsets.items())
 
 
 def _by_topic(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
@@ -121,3 +145,54 @@ def _by_topic(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
     for topic, each in pairs:
         grouped.setdefault(topic, []).append(each)
     return list(grouped.items())
+
+
+class Overview:
+    """The partitions of aiokafka's fetcher, looked at all at once. `actions` takes the place of its own method."""
+
+    def __init__(self, fetcher: Any) -> None:
+        self._fetcher = fetcher
+        self._actions: Callable[[Any], Any] = fetcher._get_actions_per_node  # noqa: SLF001 - in whose place this is
+        self._request = FetchRequest(
+            fetcher._fetch_max_wait_ms,  # noqa: SLF001 - what aiokafka's own requests have
+            fetcher._fetch_min_bytes,  # noqa: SLF001 - as above
+            fetcher._fetch_max_bytes,  # noqa: SLF001 - as above
+            fetcher._isolation_level,  # noqa: SLF001 - as above
+            [],
+        )
+        self._seen: tuple[Any, Any] = (None, None)
+        """The assignment and the cluster's metadata that the rest is made from."""
+        self._leaders: dict[TopicPartition, int | None] = {}
+        self._states: dict[int | None, list[tuple[TopicPartition, Any]]] = {}
+        """Broker → the partitions it leads."""
+
+    def actions(self, assignment: Any) -> Any:
+        """Fetches to send now, partitions whose position is to be found, seconds to wait, and what to wait for.
+
+        As aiokafka has it, which is asked when a partition has no leader, or no position, or is paused.
+        """
+        fetcher = self._fetcher
+        metadata = fetcher._client.cluster._partitions  # noqa: SLF001 - another one after every update
+        if self._seen[0] is not assignment or self._seen[1] is not metadata:
+            self._look_at(assignment, metadata)
+        undelivered = fetcher._records  # noqa: SLF001 - in its place
+        busy = fetcher._in_flight | {self._leaders.get(at) for at in undelivered}  # noqa: SLF001 - as above
+        requests, patience = [], fetcher._fetcher_timeout  # noqa: SLF001 - as above
+        if undelivered:
+            patience = min(result.calculate_backoff() for result in undelivered.values())
+        for node, states in self._states.items():
+            offsets = {at: state._position for at, state in states if not state._paused}  # noqa: SLF001 - at once
+            if node is None or node < 0 or not patience or len(offsets) < len(states) or None in offsets.values():
+                return self._actions(assignment)
+            if node not in busy:
+                most = fetcher._max_partition_fetch_bytes  # noqa: SLF001 - as above
+                requests.append((node, Fetch(self._request, offsets, most)))
+        return requests, {}, patience, False, []
+
+    def _look_at(self, assignment: Any, metadata: Any) -> None:
+        leader = self._fetcher._client.cluster.leader_for_partition  # noqa: SLF001 - as above
+        self._seen = (assignment, metadata)
+        self._leaders = {at: leader(at) for at in assignment.tps}
+        self._states = {}
+        for at, node in self._leaders.items():
+            self._states.setdefault(node, []).append((at, assignment.state_value(at)))

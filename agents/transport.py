@@ -39,12 +39,14 @@ from faust.types.tuples import TP, ConsumerMessage
 from mode.services import Service
 from mode.utils.futures import maybe_async
 
-from agents.fetching import Sessions
+from agents import producing
+from agents.fetching import Overview, Sessions
 from agents.journal import Sender
 from agents.lineage import lineages
 from agents.offsets import Positions, TopicPartition
 from agents.ownership import Ownership
 from agents.partitions import Batch
+from agents.protocol import compile_structures
 from agents.settings import Settings
 from agents.store import Lineage
 from agents.topics import ISOLATION_LEVEL
@@ -96,7 +98,9 @@ class Member(driver.AIOKafkaConsumerThread):
         """Start the consumer and listen to its heartbeats."""
         await super().on_start()
         consumer = self._ensure_consumer()
-        consumer._fetcher._prefetch_backoff = _UNDELIVERED_SECONDS  # noqa: SLF001 - not an argument of aiokafka's
+        fetcher = consumer._fetcher
+        fetcher._prefetch_backoff = _UNDELIVERED_SECONDS  # noqa: SLF001 - not an argument of aiokafka's
+        fetcher._get_actions_per_node = Overview(fetcher).actions  # noqa: SLF001 - as above
         coordinator = consumer._coordinator  # noqa: SLF001 - aiokafka tells nobody of its heartbeats
         beat = coordinator._do_heartbeat  # noqa: SLF001 - as above
 
@@ -377,6 +381,10 @@ class Producer(driver.Producer):
         """Producer for everything but the changelogs."""
         return self._ensure_producer()
 
+    @property
+    def _producer_type(self) -> Any:
+        return producing.Producer
+
     def _settings_extra(self) -> Mapping[str, Any]:
         settings = cast("Transport", self.transport).settings
         timeout_ms = int(settings.session_timeout_seconds * 1000)
@@ -398,7 +406,7 @@ class Producer(driver.Producer):
     async def transactional(self, transactional_id: str) -> Any:
         """A started producer of transactions, which fences off all before it with this id."""
         settings = {**self._settings_default(), **self._settings_auth(), **self._settings_extra()}
-        producer = self._producer_type(**settings, transactional_id=transactional_id, retry_backoff_ms=_RETRY_MS)
+        producer = aiokafka.AIOKafkaProducer(**settings, transactional_id=transactional_id, retry_backoff_ms=_RETRY_MS)
         try:
             await producer.start()
         except BaseException:
@@ -437,6 +445,7 @@ class Transport(driver.Transport):
 
 def register() -> None:
     """Make Faust know the scheme; harmless when repeated."""
+    compile_structures()
     faust.transport.drivers.TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 
 
