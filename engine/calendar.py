@@ -130,7 +130,7 @@ def format_rfc3339(ms: int) -> str:
 _CLOCK = [f"T{minute // 60:02}:{minute % 60:02}:" for minute in range(_MINUTES_A_DAY)]
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=512)
 def _date(day: int) -> str:
     """The date so many days after the epoch."""
     return (_EPOCH_NAIVE + day * _DAY).date().isoformat()
@@ -249,9 +249,9 @@ def _span_end_ms(quiet: QuietHours, now_ms: int, tz: tzinfo) -> int | None:
     return None
 
 
-# Everybody in a zone shares its days, so what a wall clock resolves to is remembered. The bound holds a month
-# of every zone's midnights.
-@lru_cache(maxsize=16_384)
+# Everybody in a zone shares its days, so what a wall clock resolves to is remembered. The bound holds the dozen of days
+# that matter at a time, today's and those at which windows begin, in forty zones.
+@lru_cache(maxsize=512)
 def _reached_ms(day: int, minute: int, tz: tzinfo) -> int:
     """The first instant at which the clock of `tz` shows that minute of that day, or jumps over it."""
     wall = _wall(day, minute)
@@ -259,7 +259,7 @@ def _reached_ms(day: int, minute: int, tz: tzinfo) -> int:
     return ms if _local(ms, tz).replace(tzinfo=None) == wall else _jump_ms(wall, tz)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=512)
 def _passed_ms(day: int, minute: int, tz: tzinfo) -> int:
     """The instant from which the clock of `tz` never again shows a time before that minute of that day."""
     last = _wall(day, minute) - _MS

@@ -1,7 +1,7 @@
 """Soak: steady load for minutes, or for hours; whatever a worker holds must stop growing.
 
-The customers stay the same, and days of theirs pass within seconds, so their windows and histories fill during the
-warm-up; from then on nothing may grow. Slopes are Theil and Sen's: the median of the slopes between all pairs, which a
+The customers stay the same, and days of theirs pass within seconds, so their windows and histories, and what is
+remembered of days (`engine.calendar` keeps up to 512), fill during the warm-up; from then on nothing may grow. Slopes are Theil and Sen's: the median of the slopes between all pairs, which a
 few odd samples do not move, with their 99 % interval. The pairs are of stretches, each the median of its samples:
 samples that follow each other are too much alike for the interval to mean anything.
 
@@ -42,7 +42,7 @@ class Form(NamedTuple):
     every: float
 
 
-FULL, QUICK = Form(2_000, 60_000, 1_800.0, 5.0), Form(200, 10_000, 60.0, 0.5)
+FULL, QUICK = Form(500, 60_000, 1_800.0, 5.0), Form(100, 10_000, 60.0, 0.5)
 
 
 class Soak(NamedTuple):
