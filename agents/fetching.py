@@ -8,6 +8,7 @@ also looks at the partitions for the fetcher, which does it anew, one by one, be
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import FetchSessionIdNotFound, NoError
 from aiokafka.protocol.fetch import FetchRequest
+
+log = logging.getLogger("batuta")
 
 _OLDEST_VERSION = 7
 """The first version of the request that knows sessions."""
@@ -94,7 +97,7 @@ class Sessions:
             raise
         if response.API_VERSION >= _OLDEST_VERSION:
             session.answered(response)
-        fetch.answer = response
+        fetch.take(response)
         return response
 
 
@@ -102,7 +105,7 @@ class Fetch(FetchRequest):  # type: ignore[misc]
     """A fetch as the session of its broker has it."""
 
     session: Session
-    answer: Any = None
+    _answered: Offsets | None = None
 
     def __init__(self, like: FetchRequest, offsets: Offsets, most: int) -> None:
         self.__dict__.update(like.__dict__)
@@ -112,17 +115,25 @@ class Fetch(FetchRequest):  # type: ignore[misc]
     @classmethod
     def of(cls, full: FetchRequest) -> Fetch:
         """What a request of aiokafka's asks for."""
-        named = [(TopicPartition(topic, at), offset, most) for topic, parts in full.topics for at, offset, most in parts]
+        named = [
+            (TopicPartition(topic, at), offset, most) for topic, parts in full.topics for at, offset, most in parts
+        ]
         return cls(full, {at: offset for at, offset, _ in named}, named[0][-1])
 
     @property
     def topics(self) -> list[tuple[str, list[tuple[int, int, int]]]]:
         """What was asked of the partitions that the answer is about; before it has come, of all."""
-        offsets = self._offsets
-        if self.answer is not None:
-            answered = [TopicPartition(topic, part[0]) for topic, parts in self.answer.topics for part in parts]
-            offsets = {at: offsets[at] for at in answered}
-        return self._named(offsets)
+        return self._named(self._offsets if self._answered is None else self._answered)
+
+    def take(self, response: Any) -> None:
+        """Take up an answer. It loses partitions that nobody asked for, which would end aiokafka's fetcher."""
+        named = [TopicPartition(topic, part[0]) for topic, parts in response.topics for part in parts]
+        asked = self._answered = {at: self._offsets[at] for at in named if at in self._offsets}
+        if len(asked) < len(named):
+            log.warning("an answer has %s, which nobody asked for", [at for at in named if at not in asked])
+            response.topics = [
+                (topic, [part for part in parts if (topic, part[0]) in asked]) for topic, parts in response.topics
+            ]
 
     def build(self, request_struct_class: Any) -> Any:
         """The request in the version that the broker and aiokafka agreed upon."""

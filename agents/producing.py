@@ -41,13 +41,15 @@ from aiokafka.structs import RecordMetadata
 log = logging.getLogger("batuta")
 
 _NO_TIMESTAMP = -1
+_NUMBERS = 2**31
+"""After the last sequence number comes 0 again."""
 _CREATE_TIME, _LOG_APPEND_TIME = 0, 1
 
 
 class Batch:
     """Records of one partition that leave together."""
 
-    __slots__ = ("at", "builder", "data", "expires", "futures")
+    __slots__ = ("at", "builder", "data", "expires", "futures", "over")
 
     def __init__(self, at: TopicPartition, builder: BatchBuilder, expires: float) -> None:
         self.at = at
@@ -58,6 +60,8 @@ class Batch:
         """Of each record: its acknowledgement and its timestamp."""
         self.data: bytes | None = None
         """As it leaves; None while records may be added."""
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """For whoever waits for all of it: a record's own future may be cancelled before."""
 
     def done(self, offset: int, timestamp: int) -> None:
         """Acknowledge the records; the first one has this offset, and all this timestamp, if the broker gave one."""
@@ -66,16 +70,20 @@ class Batch:
             if not future.done():
                 at = made if kind == _CREATE_TIME else timestamp
                 future.set_result(RecordMetadata(*self.at, self.at, offset + place, at, kind, None))
+        self.over.set_result(None)
 
     def fail(self, error: BaseException) -> None:
         """Tell everybody who waits."""
         for future, _ in self.futures:
             if not future.done():
                 future.set_exception(error)
+        self.over.set_result(None)
 
 
 class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
-    """A producer without transactions and without linger. All methods belong to one event loop."""
+    """A producer without transactions, linger and `send_batch`, with any `acks` but 0. It belongs to one event loop."""
+
+    _closed: bool
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -86,6 +94,8 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         self._away: dict[int, Sequence[Batch]] = {}
         """Broker → what is on its way there, or waits to be tried again."""
         self._muted: set[TopicPartition] = set()
+        self._numbers: defaultdict[TopicPartition, int] = defaultdict(int)
+        """The sequence number of the next record of each partition."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._pump_is_due = False
         self._looking: asyncio.Task[None] | None = None
@@ -112,7 +122,7 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         batches = [*(batch for queue in self._queues.values() for batch in queue)]
         batches += (batch for away in self._away.values() for batch in away)
         if batches:
-            await asyncio.wait([batch.futures[-1][0] for batch in batches])
+            await asyncio.wait([batch.over for batch in batches])
 
     async def send(
         self,
@@ -132,15 +142,17 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         if topic not in self._topics:
             await self.client._wait_on_metadata(topic)  # noqa: SLF001 - as aiokafka's own
             self._topics.add(topic)
+            if self._closed:
+                raise ProducerClosed
         headers = headers or []
-        self._serialize(key, value, headers)
+        written = self._serialize(key, value, headers)
         if partition is None:
-            partition = self._partition(topic, None, key, value, key, value)
+            partition = self._partition(topic, None, key, value, *written)
         at = TopicPartition(topic, partition)
         queue = self._queues[at]
         future: asyncio.Future[RecordMetadata] = self._loop.create_future()
         batch = queue[-1] if queue and queue[-1].data is None else None
-        added = batch and batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
+        added = batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers) if batch else None
         if batch is None or added is None:
             batch = Batch(at, self.create_batch(), monotonic() + self._request_timeout_ms / 1000)
             added = batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
@@ -202,11 +214,11 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
 
     def _sealed(self, batch: Batch) -> bytes:
         """The batch as it leaves, now and whenever it is tried again."""
-        transactions, builder = self._txn_manager, batch.builder
-        if transactions is not None:
-            number = transactions.sequence_number(batch.at)
-            transactions.increment_sequence_number(batch.at, len(batch.futures))
-            builder._set_producer_state(transactions.producer_id, transactions.producer_epoch, number)  # noqa: SLF001
+        identity, builder = self._txn_manager, batch.builder
+        if identity is not None:
+            number = self._numbers[batch.at]
+            self._numbers[batch.at] = (number + len(batch.futures)) % _NUMBERS
+            builder._set_producer_state(identity.producer_id, identity.producer_epoch, number)  # noqa: SLF001
         sealed: bytes = builder._build()  # noqa: SLF001 - as above, for whoever sends it
         return sealed
 
@@ -243,7 +255,9 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         refused: list[tuple[Batch, BaseException]] = []
         for topic, partitions in answer.topics:
             for partition, code, offset, *more in partitions:
-                batch = waiting.pop(TopicPartition(topic, partition))
+                batch = waiting.pop(TopicPartition(topic, partition), None)
+                if batch is None:
+                    continue
                 # A number from before those the broker remembers was written; only where is forgotten.
                 if code in {NoError.errno, DuplicateSequenceNumber.errno}:
                     batch.done(offset, more[0] if more else _NO_TIMESTAMP)
@@ -285,7 +299,7 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         self._have_pumped()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+        task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -183,7 +183,9 @@ def _reader_of_array(read: Read) -> Read:
 
 
 def _reader_of_all(kinds: Iterable[Any]) -> Read:
-    steps = [(fixed, _struct_of(run) if fixed else _reader(run[0][1])) for fixed, run in _runs(kinds)]
+    steps: list[tuple[bool, Any]] = [
+        (fixed, _struct_of(run) if fixed else _reader(run[0][1])) for fixed, run in _runs(kinds)
+    ]
 
     def read_all(buffer: Any, at: int) -> tuple[tuple[Any, ...], int]:
         values: list[Any] = []

@@ -12,8 +12,8 @@ What differs from the driver it builds on, and why:
   records that failed and forgets what is done when partitions are revoked.
 * Before partitions are revoked, what is at work is finished and committed.
 * Positions are our own: a batch dropped because of a rebalance is fetched again, never skipped.
-* Two idempotent producers, so that changelogs and decisions do not wait for each other; or a transactional one per
-  partition, see `agents.transactions`.
+* Two idempotent producers of our own (`agents.producing`), so that changelogs and decisions do not wait for each
+  other; or aiokafka's transactional one per partition, see `agents.transactions`.
 * Only committed records are read: what an upstream application took back was never said.
 """
 
@@ -98,8 +98,8 @@ class Member(driver.AIOKafkaConsumerThread):
         """Start the consumer and listen to its heartbeats."""
         await super().on_start()
         consumer = self._ensure_consumer()
-        fetcher = consumer._fetcher
-        fetcher._prefetch_backoff = _UNDELIVERED_SECONDS  # noqa: SLF001 - not an argument of aiokafka's
+        fetcher = consumer._fetcher  # noqa: SLF001 - whose ways are no arguments of aiokafka's
+        fetcher._prefetch_backoff = _UNDELIVERED_SECONDS  # noqa: SLF001 - as above
         fetcher._get_actions_per_node = Overview(fetcher).actions  # noqa: SLF001 - as above
         coordinator = consumer._coordinator  # noqa: SLF001 - aiokafka tells nobody of its heartbeats
         beat = coordinator._do_heartbeat  # noqa: SLF001 - as above

@@ -1,9 +1,10 @@
 """Soak: steady load for minutes, or for hours; whatever a worker holds must stop growing.
 
 The customers stay the same, and days of theirs pass within seconds, so their windows and histories, and what is
-remembered of days (`engine.calendar` keeps up to 512), fill during the warm-up; from then on nothing may grow. Slopes are Theil and Sen's: the median of the slopes between all pairs, which a
-few odd samples do not move, with their 99 % interval. The pairs are of stretches, each the median of its samples:
-samples that follow each other are too much alike for the interval to mean anything.
+remembered of days (`engine.calendar` keeps up to 512), fill during the warm-up; from then on nothing may grow. Slopes
+are Theil and Sen's: the median of the slopes between all pairs, which a few odd samples do not move, with their 99 %
+interval. The pairs are of stretches, each the median of its samples: samples that follow each other are too much alike
+for the interval to mean anything.
 
 Source: Sen 1968, "Estimates of the regression coefficient based on Kendall's tau"; SciPy has it.
 """

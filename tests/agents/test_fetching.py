@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiokafka
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, OffsetResetStrategy
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import FetchSessionIdNotFound, InvalidFetchSessionEpoch, KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.metadata import MetadataRequest, MetadataResponse_v1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.broker import BrokerKind
-from agents.fetching import Sessions
+from agents.fetching import Fetch, Overview, Sessions
 
 FETCH = FetchRequest.API_KEY
 NODE = 1
@@ -27,6 +32,7 @@ class Answer(NamedTuple):
     API_VERSION: int
     error_code: int
     session_id: int
+    topics: Sequence[Any] = ()
 
 
 class Broker:
@@ -205,6 +211,197 @@ async def test_a_cancelled_fetch_begins_anew():
     await sessions.send(NODE, fetch({("signals", 0): 2}))
     assert broker.asked[-1] == {("signals", 0): (2, 1000)}
     assert len(broker.sessions) == 1, "the old session was replaced"
+
+
+# --- What an answer is about ---
+
+
+def answer_about(partitions: Sequence[TopicPartition]) -> Any:
+    """What a broker says of partitions without news."""
+    topics: dict[str, list[Any]] = {}
+    for at in partitions:
+        topics.setdefault(at.topic, []).append((at.partition, 0, 9, 9, 0, None, -1, b""))
+    return FetchRequest._CLASSES[-1].RESPONSE_TYPE(0, 0, 1, list(topics.items()))
+
+
+@settings(max_examples=30)
+@given(st.dictionaries(PARTITIONS, st.integers(0, 99), min_size=1), st.lists(PARTITIONS, unique=True))
+def test_a_fetch_is_about_what_was_answered(wanted, named):
+    """Before the answer it names all partitions; then those of the answer, which loses what nobody asked for."""
+    request = Fetch.of(fetch(wanted))
+    assert asked_of(request) == wanted
+    response = answer_about([TopicPartition(*at) for at in named])
+    request.take(response)
+    assert asked_of(request) == {at: wanted[at] for at in named if at in wanted}
+    left = [(topic, part[0]) for topic, parts in response.topics for part in parts]
+    assert set(left) == set(named) & set(wanted)
+
+
+def asked_of(request: Any) -> dict[tuple[str, int], int]:
+    """Partition → offset."""
+    return {(topic, at): offset for topic, parts in request.topics for at, offset, _ in parts}
+
+
+# --- Looking at all partitions at once ---
+
+NODES = (1, 2)
+ALL = [TopicPartition(topic, at) for topic in ("signals", "links") for at in range(3)]
+
+
+class Desk:
+    """aiokafka's fetcher, with what it looks at, and nobody who sends its requests."""
+
+    def __init__(self) -> None:
+        self.client = AIOKafkaClient()
+        self.subscriptions = SubscriptionState()
+        self.fetcher = Fetcher(self.client, self.subscriptions)
+
+    @property
+    def assignment(self) -> Any:
+        """The one in force."""
+        return self.subscriptions.subscription.assignment
+
+    def assign(self, partitions: set[TopicPartition]) -> None:
+        """Replace the assignment by a new one."""
+        self.subscriptions.assign_from_user(list(partitions))
+        self.fetcher._records.clear()
+
+    def lead(self, leaders: Mapping[TopicPartition, int]) -> None:
+        """Take up metadata; without an entry a partition is unknown."""
+        topics: dict[str, list[Any]] = {}
+        for at, node in leaders.items():
+            topics.setdefault(at.topic, []).append((0, at.partition, node, [], []))
+        brokers = [(node, "broker", 9092, None) for node in NODES]
+        self.client.cluster.update_metadata(
+            MetadataResponse_v1(brokers, 1, [(0, topic, False, parts) for topic, parts in topics.items()])
+        )
+
+    def place(self, positions: Mapping[TopicPartition, int | None], paused: set[TopicPartition]) -> None:
+        """Where each partition is read on, None when that is not known, and which ones rest."""
+        for at in self.assignment.tps:
+            state = self.assignment.state_value(at)
+            if positions[at] is None:
+                state.await_reset(OffsetResetStrategy.EARLIEST)
+            else:
+                state.seek(positions[at])
+            (state.pause if at in paused else state.resume)()
+
+    def hold(self, undelivered: Mapping[TopicPartition, float]) -> None:
+        """Have records of partitions that nobody took yet, and may wait for so many seconds."""
+        self.fetcher._records.clear()
+        for at in undelivered.keys() & self.assignment.tps:
+            self.fetcher._records[at] = FetchResult(
+                at, assignment=self.assignment, partition_records=None, backoff=undelivered[at]
+            )
+
+
+EACH = st.sampled_from(ALL)
+MOMENTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "assigned": st.none() | st.none() | st.sets(EACH, min_size=1),
+            "leaders": st.none() | st.fixed_dictionaries({at: st.sampled_from(NODES) for at in ALL}),
+            "unled": st.dictionaries(EACH, st.sampled_from([-1, None]), max_size=1) | st.just({}),
+            "positions": st.fixed_dictionaries({at: st.integers(0, 9) for at in ALL}),
+            "lost": st.just(set()) | st.sets(EACH, max_size=1),
+            "paused": st.just(set()) | st.sets(EACH, max_size=2),
+            "undelivered": st.just({}) | st.dictionaries(EACH, st.sampled_from([0.0, 5.0, 60.0]), max_size=3),
+            "flying": st.sets(st.sampled_from(NODES), max_size=1),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(MOMENTS)
+def test_all_at_once_is_as_one_by_one(moments):
+    """Whatever becomes of partitions, brokers and assignments in between, aiokafka's own view is the same."""
+
+    async def run() -> None:
+        desk = Desk()
+        await desk.fetcher.close()
+        overview = Overview(desk.fetcher)
+        desk.assign(set(ALL))
+        desk.lead(dict.fromkeys(ALL, 1))
+        for moment in moments:
+            if moment["assigned"]:
+                desk.assign(moment["assigned"])
+            if moment["leaders"]:
+                led = moment["leaders"] | moment["unled"]
+                desk.lead({at: node for at, node in led.items() if node is not None})
+            desk.place(moment["positions"] | dict.fromkeys(moment["lost"]), moment["paused"])
+            desk.hold(moment["undelivered"])
+            desk.fetcher._in_flight = set(moment["flying"])
+            expected = desk.fetcher._get_actions_per_node(desk.assignment)
+            compare(overview.actions(desk.assignment), expected)
+        await desk.client.close()
+
+    asyncio.run(run())
+
+
+def compare(found: Any, expected: Any) -> None:
+    """The same requests to the same brokers, the same resets, and the same to wait for, in any order."""
+    fetches, resets, seconds, *rest = found
+    theirs, their_resets, their_seconds, *their_rest = expected
+    assert {node: wire(request) for node, request in fetches} == {node: wire(request) for node, request in theirs}
+    assert len(fetches) == len(theirs)
+    assert {node: set(each) for node, each in resets.items()} == {
+        node: set(each) for node, each in their_resets.items()
+    }
+    # Of a broker's records, aiokafka waits for those that may wait longest; to look before that finds the same.
+    assert 0 < seconds <= their_seconds + 0.1
+    invalid, futures = rest
+    assert (invalid, set(futures)) == (their_rest[0], set(their_rest[1]))
+
+
+def wire(request: Any) -> tuple[Any, ...]:
+    """What a request says, in the last version without sessions."""
+    struct = request.prepare({FETCH: (4, 4)})
+    named = {(topic, *part) for topic, parts in struct.topics for part in parts}
+    return (struct.max_wait_time, struct.min_bytes, struct.max_bytes, struct.isolation_level, named)
+
+
+async def test_partitions_that_are_well_are_not_asked_one_by_one():
+    """aiokafka's method is for the rest: a pause, a position to be found, no leader, patience that ended."""
+    desk = Desk()
+    await desk.fetcher.close()
+    overview = Overview(desk.fetcher)
+    one_by_one = []
+    overview._actions = one_by_one.append
+    desk.assign(set(ALL))
+    desk.lead({at: NODES[at.partition % 2] for at in ALL})
+    desk.place(dict.fromkeys(ALL, 7), set())
+    fetches, *_ = overview.actions(desk.assignment)
+    assert {node for node, _ in fetches} == set(NODES)
+    desk.fetcher._in_flight = {1}
+    desk.hold({TopicPartition("links", 1): 30.0})
+    fetches, _, seconds, *_ = overview.actions(desk.assignment)
+    assert fetches == []
+    assert 29 < seconds <= 30
+    assert one_by_one == []
+    desk.place(dict.fromkeys(ALL, 7), {ALL[0]})
+    overview.actions(desk.assignment)
+    assert one_by_one == [desk.assignment]
+    await desk.client.close()
+
+
+async def test_an_answer_to_another_question_does_not_end_the_fetcher():
+    """A broker that names a partition nobody asked for is heard for the others."""
+    desk = Desk()
+    await desk.fetcher.close()
+    at, other = ALL[:2]
+    desk.assign({at})
+    desk.place({at: 7}, set())
+
+    async def send(_: int, __: Any) -> Any:
+        return answer_about([other, at])
+
+    desk.client.send = Sessions(send).send
+    request = Fetch.of(fetch({at: 7}))
+    assert await desk.fetcher._proc_fetch_request(desk.assignment, NODE, request) is False
+    assert desk.assignment.state_value(at).highwater == 9
+    await desk.client.close()
 
 
 async def test_everything_is_read_from_a_real_broker(broker, unique_prefix):
