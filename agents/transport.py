@@ -46,7 +46,6 @@ from agents.lineage import lineages
 from agents.offsets import Positions, TopicPartition
 from agents.ownership import Ownership
 from agents.partitions import Batch
-from agents.protocol import compile_structures
 from agents.settings import Settings
 from agents.store import Lineage
 from agents.topics import ISOLATION_LEVEL
@@ -445,7 +444,6 @@ class Transport(driver.Transport):
 
 def register() -> None:
     """Make Faust know the scheme; harmless when repeated."""
-    compile_structures()
     faust.transport.drivers.TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 
 
