@@ -181,6 +181,8 @@ def _keep_pace(
     """Let signals come at a fixed rate, and read each decision as it comes out."""
     count = int(rate * seconds)
     messages = workload.signals(count, CUSTOMERS, part)
+    # What came before is on disk first: else it is written back meanwhile, beside whoever is measured next.
+    os.sync()
     start = monotonic() + _LEAD_SECONDS
     late = bench.publisher.submit(publish_on_schedule, bench.bootstrap, f"{prefix}signals", messages, start, rate)
     told = _told(port)
