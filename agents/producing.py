@@ -149,14 +149,14 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         if partition is None:
             partition = self._partition(topic, None, key, value, *written)
         at = TopicPartition(topic, partition)
-        queue = self._queues[at]
+        queue = self._queues.get(at)
         future: asyncio.Future[RecordMetadata] = self._loop.create_future()
         batch = queue[-1] if queue and queue[-1].data is None else None
         added = batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers) if batch else None
         if batch is None or added is None:
             batch = Batch(at, self.create_batch(), monotonic() + self._request_timeout_ms / 1000)
             added = batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
-            queue.append(batch)
+            self._queues[at].append(batch)
         batch.futures.append((future, added.timestamp))
         self._have_pumped()
         return future

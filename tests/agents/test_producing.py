@@ -512,6 +512,17 @@ async def test_a_partition_without_a_leader_is_given_up(hall: Hall):
     assert (await producer.send_and_wait(topic, b"value", partition=0)).offset == 0
 
 
+async def test_a_record_that_is_none_leaves_no_trace(hall: Hall):
+    """A timestamp that is no number is the caller's error; what is sent after it arrives."""
+    topic = await hall.topic("signals")
+    producer = await hall.producer(Producer, idempotent=True)
+    with pytest.raises(TypeError):
+        await producer.send(topic, b"value", partition=0, timestamp_ms="noon")
+    sent = Sent(producer)
+    await sent.add(TopicPartition(topic, 0), b"value")
+    await sent.is_there(hall)
+
+
 async def test_each_record_of_a_batch_has_its_time(hall: Hall):
     """aiokafka tells the first one's of all."""
     topic = await hall.topic("signals")
