@@ -210,9 +210,10 @@ class Bench(NamedTuple):
 
 
 class Heir(NamedTuple):
-    """What became of the worker that was left of two. `ready`: seconds from its rebalance until it served.
+    """What became of the worker that was left of two. `ready`: seconds it was seen not to serve.
 
-    `restoring`: of these, until it had the state of the other half; `records`: read for that. `profiles`: it has.
+    `restoring`: until it had the state of the other half, as it tells, which begins some milliseconds earlier;
+    `records`: read for that. `profiles`: it has.
     """
 
     ready: float

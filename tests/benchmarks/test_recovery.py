@@ -34,7 +34,8 @@ def test_a_trial_restores_every_profile(broker, unique_prefix, tmp_path):
     heir = trial.heirs["standby"]
     assert {each.profiles for each in (trial.memory, trial.cold, trial.warm, heir)} == {500}
     assert all(0 < life.restoring < life.ready for life in (trial.memory, trial.cold, trial.warm))
-    assert 0 < heir.restoring < heir.ready
+    assert heir.restoring > 0
+    assert heir.ready > 0
     assert trial.bare > 0
 
 

@@ -56,8 +56,10 @@ def subject(name, bench, directory):
 )
 def test_a_trial_of_every_subject_is_complete(name, bench, unique_prefix, tmp_path):
     """Every signal is answered once, throughput, CPU and latencies come out, and the subject stops in order."""
-    trial = run_trial(subject(name, bench, tmp_path), unique_prefix, SIZES, bench, lambda _: {"50": 50.0, "100": 100.0})
-    assert trial.tally.signals == 2_150
+    # An echo is done with two thousand before anybody looks.
+    sizes = SIZES._replace(waiting=30_000) if name == subjects.ECHO else SIZES
+    trial = run_trial(subject(name, bench, tmp_path), unique_prefix, sizes, bench, lambda _: {"50": 50.0, "100": 100.0})
+    assert trial.tally.signals == sizes.waiting + 150
     assert trial.tally.faults is None
     assert trial.caught_up.per_second > 0
     assert trial.caught_up.cpu_seconds > 0
